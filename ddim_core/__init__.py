@@ -1,0 +1,21 @@
+"""ddim_core: Denoising Diffusion Implicit Models, small enough to read."""
+
+from .noise import image_generators, image_noise
+from .sample import ddim_step, generate, sample
+from .schedule import Schedule, add_noise, predict_eps, predict_x0
+from .unet import UNet, UNetConfig
+
+__version__ = "0.1.0"
+__all__ = [
+    "Schedule",
+    "UNet",
+    "UNetConfig",
+    "add_noise",
+    "ddim_step",
+    "generate",
+    "image_generators",
+    "image_noise",
+    "predict_eps",
+    "predict_x0",
+    "sample",
+]

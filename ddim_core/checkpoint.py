@@ -1,0 +1,123 @@
+"""Files of tensors that are either whole or not there.
+
+One file holds named tensors and a JSON description (safetensors, no pickled code). It is written beside its final
+place, flushed to disk and renamed, so a crash at any moment leaves the old file or the new one. The description
+carries a sha256 over all tensors, checked at every load.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import CheckpointError, DiskError
+
+__all__ = ["load_tensors", "read_description", "save_tensors", "sha256_file", "write_atomically"]
+
+_KEY = "ddim_core"
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that `path` holds either its old content or all of the new one.
+
+    Raises:
+        DiskError: the folder cannot be written, or the disk is full. `path` is then as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        remedy = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
+        raise DiskError(f"cannot write {path} ({error.strerror or error}): {remedy}") from error
+    # the rename itself reaches the disk with its folder; some file systems do not allow that
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict) -> None:
+    """Save tensors (any shapes and dtypes) and a description (JSON values) as one file, atomically.
+
+    Raises:
+        DiskError: as `write_atomically`.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    description = {**description, "tensors_sha256": _digest(tensors)}
+    # one key: several would be written in an order that changes from run to run
+    write_atomically(path, save(tensors, metadata={_KEY: json.dumps(description, sort_keys=True)}))
+
+
+def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, Tensor], dict]:
+    """Load what `save_tensors` wrote: (tensors, description).
+
+    Args:
+        kind: if given, the description's "kind" must be this.
+
+    Raises:
+        CheckpointError: no such file, not such a file, of another kind, or damaged.
+    """
+    with _opened(path) as f:
+        description = _description(f, path, kind)
+        tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
+    if _digest(tensors) != description.get("tensors_sha256"):
+        raise CheckpointError(f"{path} is damaged (its tensors do not match their sha256): use another copy")
+    return tensors, description
+
+
+def read_description(path: str | Path, kind: str | None = None) -> dict:
+    """The description alone, without reading the tensors. Raises as `load_tensors`."""
+    with _opened(path) as f:
+        return _description(f, path, kind)
+
+
+def sha256_file(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path):
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(str(path), framework="pt") as f:
+            yield f
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}): use another copy") from error
+
+
+def _description(f, path: str | Path, kind: str | None) -> dict:
+    try:
+        description = json.loads((f.metadata() or {})[_KEY])
+    except (KeyError, json.JSONDecodeError):
+        raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description") from None
+    if kind is not None and description.get("kind") != kind:
+        raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {kind!r}")
+    return description
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(save({"": tensor})[8:])
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""Errors that end in one line for the reader: what failed, why, what to do.
+
+Each class carries the exit code with which the command line ends.
+"""
+
+__all__ = ["CheckpointError", "DataError", "DDIMError", "DiskError", "NonFiniteError", "UnavailableError", "UsageError"]
+
+
+class DDIMError(Exception):
+    """Base of all errors that this package raises on purpose about files, data, downloads and training."""
+
+    exit_code = 1
+
+
+class UsageError(DDIMError, ValueError):
+    """An option or argument cannot be used as given."""
+
+    exit_code = 2
+
+
+class DataError(DDIMError):
+    """A data set is missing, incomplete or not what it should be."""
+
+    exit_code = 3
+
+
+class CheckpointError(DDIMError):
+    """A checkpoint or a file of weights is missing, damaged or of another model."""
+
+    exit_code = 4
+
+
+class NonFiniteError(DDIMError):
+    """Training produced a loss that is not a finite number."""
+
+    exit_code = 5
+
+
+class DiskError(DDIMError):
+    """A file cannot be written."""
+
+    exit_code = 6
+
+
+class UnavailableError(DDIMError):
+    """Something has to be downloaded and cannot be."""
+
+    exit_code = 7

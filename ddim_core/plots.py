@@ -1,0 +1,96 @@
+"""Pictures out of states. Nothing here computes; it arranges.
+
+Three colours mean the same thing everywhere: the picture's share, the noise's share, what a model predicts.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .data import to_uint8
+
+__all__ = ["NOISE", "PREDICTION", "SIGNAL", "png", "show", "strip", "tile"]
+
+SIGNAL, NOISE, PREDICTION = "#2166ac", "#d6604d", "#1b7837"
+
+
+def tile(images: Tensor, columns: int = 8, *, pad: int = 2, scale: int = 1) -> Image.Image:
+    """Arrange pictures in rows on a grey ground.
+
+    Args:
+        images: `[N, 1 or 3, H, W]`, pixels in [-1, 1] (what lies outside is cut off), or uint8.
+        columns: pictures a row. pad: grey pixels around each. scale: size of a pixel.
+
+    Raises:
+        ValueError: not such a tensor.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0 or columns < 1:
+        raise ValueError(f"images must be [N, 1 or 3, H, W] with N >= 1, got {tuple(images.shape)}")
+    pixels = images if images.dtype == torch.uint8 else to_uint8(images.detach().float())
+    pixels = pixels.cpu().numpy().transpose(0, 2, 3, 1)
+    n, h, w, c = pixels.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    sheet = np.full((rows * (h + pad) + pad, columns * (w + pad) + pad, c), 128, np.uint8)
+    for i in range(n):
+        top, left = pad + i // columns * (h + pad), pad + i % columns * (w + pad)
+        sheet[top : top + h, left : left + w] = pixels[i]
+    image = Image.fromarray(sheet.squeeze(2) if c == 1 else sheet)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file, the same for the same picture."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def show(images: Tensor, columns: int = 8, *, ax=None, title: str | None = None, pad: int = 2):
+    """Draw pictures as `tile` arranges them, on matplotlib axes without ticks; returns the axes."""
+    import matplotlib.pyplot as plt
+
+    image = tile(images, columns, pad=pad)
+    if ax is None:
+        width = min(8.0, 0.9 * min(columns, len(images)))
+        ax = plt.subplots(figsize=(width, width * image.height / image.width + (0.3 if title else 0)))[1]
+    ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def strip(rows: Sequence[Tensor], labels: Sequence[str], *, names: Sequence[str] | None = None):
+    """Rows of pictures with a label above each column, as x_t at several times with x0_hat below; returns the figure.
+
+    Args:
+        rows: each `[N, 1 or 3, H, W]`, the same N.
+        labels: N, above the columns. names: one a row, on its left.
+
+    Raises:
+        ValueError: numbers that do not match.
+    """
+    import matplotlib.pyplot as plt
+
+    n = len(labels)
+    if any(len(row) != n for row in rows) or (names is not None and len(names) != len(rows)):
+        raise ValueError(f"{n} labels need rows of {n} pictures, and a name for each row if any")
+    side = 9.0 / (n + (0.8 if names else 0))
+    figure, axes = plt.subplots(len(rows), n, figsize=(9.0, side * len(rows) + 0.25), squeeze=False)
+    for i, row in enumerate(rows):
+        for ax, picture in zip(axes[i], row, strict=True):
+            ax.imshow(np.asarray(tile(picture[None], pad=0)), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.spines[:].set_visible(False)
+        if names:
+            axes[i, 0].set_ylabel(names[i], rotation=0, ha="right", va="center", fontsize=10)
+    for ax, label in zip(axes[0], labels, strict=True):
+        ax.set_title(label, fontsize=9)
+    figure.tight_layout(pad=0.2, w_pad=0.3, h_pad=0.3)
+    return figure

@@ -1,0 +1,223 @@
+r"""Sampling: one step, and the loop over a grid of times.
+
+A denoiser is anything that can be called as `model(x_t, t) -> eps`, with x_t `[B, ...]` and t int64 `[B]`. The step
+from t to any s < t (DDIM, eq. 12 and 16) estimates the picture and noises it again, to s:
+
+    x0_hat = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t)
+    sigma  = eta sqrt((1 - alpha_s) / (1 - alpha_t)) sqrt(1 - alpha_t / alpha_s)
+    x_s    = sqrt(alpha_s) x0_hat + sqrt(1 - alpha_s - sigma^2) eps + sigma z,        z ~ N(0, I)
+
+eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is only another grid.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .noise import image_generators, image_noise
+from .schedule import Schedule, predict_eps, predict_x0
+
+__all__ = ["SIGMA_HAT", "Step", "ddim_step", "generate", "sample"]
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+SIGMA_HAT = "sigma-hat"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state on the way from noise to picture.
+
+    Attributes:
+        t: the time; xt: the state `[B, ...]` at t.
+        x0, eps: picture and noise that the model sees in xt. At t = 0 no model is asked: x0 is xt, and eps is the
+            noise of the last call.
+    """
+
+    t: int
+    xt: Tensor
+    x0: Tensor
+    eps: Tensor
+
+
+def ddim_step(
+    xt: Tensor,
+    eps: Tensor,
+    t: int,
+    s: int,
+    schedule: Schedule,
+    *,
+    eta: float | str = 0.0,
+    noise: Tensor | None = None,
+    clip: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Go from time t to time s < t, given the noise that a model sees in x_t (DDIM, eq. 12 and 16).
+
+    Args:
+        xt: `[B, ...]`, the state at t. eps: of the same shape.
+        t, s: ints with 0 <= s < t <= T, any distance apart.
+        eta: 0 for DDIM, 1 for DDPM's posterior, between them for less noise; or "sigma-hat" (DDIM, appendix D.3):
+            noise of deviation sqrt(1 - alpha_t / alpha_s) on the mean of eta = 1, and none at the last step.
+        noise: z, of the shape of xt; needed unless eta = 0 or s = 0.
+        clip: limit x0_hat to [-1, 1], and recompute eps so that equation 1 still holds between x0_hat, eps and x_t.
+
+    Returns:
+        (x_s, x0_hat), in the dtype of xt.
+
+    Raises:
+        ValueError: times out of order or range, eta outside [0, 1], missing noise, shapes that differ.
+        TypeError: times that are not integers.
+    """
+    t, s = schedule.check_time(t, lowest=1), schedule.check_time(s)
+    if s >= t:
+        raise ValueError(f"a step goes down in time: s must be below t, got s = {s}, t = {t}")
+    check_eta(eta)
+    x0 = predict_x0(xt, t, eps, schedule)
+    if clip:
+        x0 = x0.clamp(-1, 1)
+        eps = predict_eps(xt, t, x0, schedule)
+    alpha_t, alpha_s = schedule.alpha[t].item(), schedule.alpha[s].item()
+    wide = (1 - alpha_t / alpha_s) ** 0.5
+    sigma = (1.0 if eta == SIGMA_HAT else eta) * ((1 - alpha_s) / (1 - alpha_t)) ** 0.5 * wide
+    # for eta = 1 and s = 0 the difference is 0, and may round to just below it
+    xs = alpha_s**0.5 * x0 + max(1 - alpha_s - sigma**2, 0.0) ** 0.5 * eps
+    if s > 0 and sigma > 0:
+        if noise is None:
+            raise ValueError(f"eta = {eta} adds noise on the way to s = {s}: pass noise")
+        if noise.shape != xt.shape:
+            raise ValueError(f"noise must have the shape of xt, {tuple(xt.shape)}, got {tuple(noise.shape)}")
+        xs = xs + (wide if eta == SIGMA_HAT else sigma) * noise
+    return xs, x0
+
+
+def sample(
+    model: Denoiser,
+    schedule: Schedule,
+    xT: Tensor,
+    tau: Sequence[int],
+    *,
+    eta: float | str = 0.0,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    clip: bool = False,
+) -> Iterator[Step]:
+    """Walk down a grid of times from x_T, yielding every state on the way.
+
+    Args:
+        model: the denoiser; a network is asked in evaluation mode, without gradients.
+        xT: `[B, ...]` at time tau[-1]; all is computed in its dtype and on its device.
+        tau: ascending times, from 0. Its last entry is T for samples; `Schedule.timesteps` makes such grids.
+        eta, clip: see `ddim_step`.
+        generator: source of the noise that eta > 0 adds; a sequence of one generator a picture keeps each picture
+            independent of its batch.
+
+    Yields:
+        `Step(t, xt, x0, eps)`, one for each call of the model, and a last one with t = 0: S + 1 states for S calls.
+
+    Raises:
+        ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator; and as `ddim_step`.
+    """
+    tau = [schedule.check_time(t) for t in tau]
+    if len(tau) < 2 or tau[0] != 0 or any(s >= t for s, t in zip(tau, tau[1:], strict=False)):
+        raise ValueError(f"tau must ascend from 0 and have at least two entries, got {_short(tau)}")
+    check_eta(eta)
+    if eta != 0 and generator is None:
+        raise ValueError("eta > 0 adds noise: pass a generator, or one a picture")
+    if generator is not None and not isinstance(generator, torch.Generator) and len(generator) != len(xT):
+        raise ValueError(f"{len(generator)} generators for {len(xT)} pictures")
+    return _walk(model, schedule, xT, tau, eta, generator, clip)
+
+
+def _walk(model, schedule, xt, tau, eta, generator, clip):
+    for s, t in zip(reversed(tau[:-1]), reversed(tau[1:]), strict=True):
+        eps = predict_noise(model, xt, t)
+        noise = _draw(generator, xt) if eta != 0 and s > 0 else None
+        xs, x0 = ddim_step(xt, eps, t, s, schedule, eta=eta, noise=noise, clip=clip)
+        yield Step(t, xt, x0, eps)
+        xt = xs
+    yield Step(0, xt, xt, eps)
+
+
+def generate(
+    model: Denoiser,
+    schedule: Schedule,
+    n: int,
+    *,
+    steps: int = 50,
+    seed: int = 0,
+    eta: float | str = 0.0,
+    shape: tuple[int, ...] | None = None,
+    spacing: str = "uniform",
+    clip: bool = False,
+    batch_size: int = 64,
+) -> Tensor:
+    """Draw n pictures.
+
+    Picture i depends on seed and i alone: not on n, the batch size or the device, up to rounding; and its x_T does not
+    depend on the number of steps.
+
+    Args:
+        steps: S, the number of calls of the model. seed: a non-negative integer.
+        shape: `(C, H, W)` of a picture; taken from the network's configuration if left out.
+        eta, clip: see `ddim_step`. spacing: see `Schedule.timesteps`.
+
+    Returns:
+        x_0 `[n, C, H, W]`, pixels in [-1, 1] (what lies outside is cut off), on the device of the network.
+
+    Raises:
+        ValueError: n < 1, a negative seed, no shape to be found, and as `sample`.
+    """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
+    if shape is None:
+        config = getattr(model, "config", None)
+        if config is None:
+            raise ValueError("this model has no configuration to take the shape of a picture from: pass shape=(C, H, W)")
+        shape = (config.in_channels, config.resolution, config.resolution)
+    like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
+    tau = schedule.timesteps(steps, spacing=spacing)
+    batches = []
+    for first in range(0, n, batch_size):
+        generators = image_generators(seed, min(batch_size, n - first), first)
+        xT = image_noise(generators, shape, like)
+        for state in sample(model, schedule, xT, tau, eta=eta, generator=generators, clip=clip):  # noqa: B007
+            pass
+        batches.append(state.xt.clamp(-1, 1))
+    return torch.cat(batches)
+
+
+@torch.no_grad()
+def predict_noise(model: Denoiser, xt: Tensor, t: int) -> Tensor:
+    """Ask a denoiser about a batch that is at one time t: a network in evaluation mode, without gradients."""
+    times = torch.full((len(xt),), t, dtype=torch.int64, device=xt.device)
+    with _evaluating(model):
+        return model(xt, times)
+
+
+@contextmanager
+def _evaluating(model: Denoiser):
+    training = isinstance(model, nn.Module) and model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+def _draw(generator: torch.Generator | Sequence[torch.Generator], like: Tensor) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
+    return image_noise(list(generator), tuple(like.shape[1:]), like)
+
+
+def check_eta(eta: float | str) -> None:
+    """Raise ValueError unless eta is a number in [0, 1] or "sigma-hat"."""
+    if eta != SIGMA_HAT and (isinstance(eta, (str, bool)) or not 0 <= eta <= 1):
+        raise ValueError(f"eta must lie in [0, 1] or be {SIGMA_HAT!r}, got {eta!r}")
+
+
+def _short(tau: list[int]) -> str:
+    return str(tau) if len(tau) <= 8 else f"[{', '.join(map(str, tau[:4]))}, ..., {', '.join(map(str, tau[-2:]))}]"

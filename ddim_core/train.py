@@ -1,0 +1,433 @@
+"""Training: the six steps of the loop, made fit for real runs.
+
+    1. draw pictures x_0            4. x_t by equation 1
+    2. draw times t in 1..T         5. loss = mean (eps_theta(x_t, t) - eps)^2     (DDPM, eq. 14)
+    3. draw noise eps               6. move theta down the gradient
+
+Around them: averaged weights (EMA), learning-rate warm-up and decay, gradient clipping, mixed precision, several
+processes, and checkpoints from which a run goes on exactly. Step k of a run draws its pictures, times, noise and
+dropout from seeds derived of (seed, k), so neither an interruption nor the number of processes changes them.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .checkpoint import load_tensors, save_tensors, write_atomically
+from .data import fingerprint, to_model
+from .errors import CheckpointError, NonFiniteError, UsageError
+from .noise import derive_seed
+from .schedule import Schedule, add_noise
+from .unet import UNet, UNetConfig
+
+__all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "train"]
+
+CHECKPOINT = "last.safetensors"
+METRICS = "metrics.jsonl"
+_CHECK_EVERY = 20  # steps between looks at the loss and at the stop signal: each look makes a GPU wait
+_INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that fixes a training run except the machine.
+
+    Args:
+        dataset: name of the data, see `data.load_dataset`.
+        unet: the network.
+        epochs: passes over the data. A resumed run may have another number than it began with.
+        batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
+        lr: learning rate of Adam after `warmup` steps; "cosine" takes it to zero at the last step, "constant" does not.
+        clip_norm: largest norm of the gradient, None for no limit.
+        ema_decay: decay d of the averaged weights; at step k it is min(d, (1 + k) / (10 + k)).
+        T, beta_1, beta_T: the schedule.
+        seed: of all random draws.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    unet: UNetConfig
+    dataset: str = "mnist"
+    epochs: int = 30
+    batch_size: int = 128
+    lr: float = 1e-3
+    lr_decay: str = "cosine"
+    warmup: int = 200
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.999
+    T: int = 1000
+    beta_1: float = 1e-4
+    beta_T: float = 0.02
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, lowest in [("epochs", 1), ("batch_size", 1), ("warmup", 0), ("T", 1), ("seed", 0)]:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < lowest:
+                raise UsageError(f"{name} must be an integer of at least {lowest}, got {value!r}")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr must be positive, got {self.lr}")
+        if self.lr_decay not in ("cosine", "constant"):
+            raise UsageError(f"lr_decay must be cosine or constant, got {self.lr_decay!r}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UsageError(f"clip_norm must be positive or None, got {self.clip_norm}")
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule.linear(self.T, self.beta_1, self.beta_T)
+
+    @classmethod
+    def from_dict(cls, d: dict) -> "TrainConfig":
+        """The inverse of `dataclasses.asdict`, lists allowed for tuples as JSON has them."""
+        return cls(**{**d, "unet": UNetConfig(**d["unet"])})
+
+
+RECIPES: dict[str, TrainConfig] = {
+    # 1.62 M parameters: small enough to sample in a browser and to train on a CPU
+    "mnist": TrainConfig(
+        UNetConfig(28, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.0, norm_groups=8),
+        batch_size=64,
+    ),
+    # 25.8 M parameters, the channels of the original model: for a GPU
+    "mnist-large": TrainConfig(
+        UNetConfig(28, ch=128, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.1, norm_groups=32),
+        batch_size=256,
+        lr=2e-4,
+        warmup=1000,
+        ema_decay=0.9995,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one step leaves behind.
+
+    Attributes:
+        step: number of steps done; epoch: number of the epoch it belongs to, from 1.
+        loss: the step's loss, a tensor on the device (reading it makes a GPU wait). lr: its learning rate.
+        metrics: at the last step of an epoch, that epoch's line of the metrics file; else None.
+    """
+
+    step: int
+    epoch: int
+    loss: Tensor
+    lr: float
+    metrics: dict | None = field(default=None)
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device of that name ("cuda", "mps", "cpu", ...), or the best there is.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}): leave --device out") from error
+    return device
+
+
+def choose_amp(device: torch.device, name: str = "auto") -> str:
+    """Arithmetic of the forward pass: "fp32", "bf16" or "fp16"; "auto" takes bf16 where it is fast, and fp16 (with a
+    gradient scaler) on GPUs too old for it.
+
+    Raises:
+        UsageError: an unknown name, or fp16 on a device other than a CUDA GPU.
+    """
+    if name not in ("auto", "fp32", "bf16", "fp16"):
+        raise UsageError(f"amp must be auto, fp32, bf16 or fp16, got {name!r}")
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError("amp fp16 needs a CUDA GPU: use auto")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16"
+    return "fp32"
+
+
+class Trainer:
+    """The state of a run: network, averaged network, optimiser, and how many steps were done.
+
+    Under torchrun each process makes one and takes its share of every batch.
+
+    Args:
+        config: the run.
+        images: uint8 `[N, C, H, W]`; moved to the device once.
+        device, amp: see `choose_device` and `choose_amp`.
+
+    Raises:
+        UsageError: images that do not fit the network, or more processes than pictures in a batch.
+    """
+
+    def __init__(self, config: TrainConfig, images: Tensor, *, device: str | None = None, amp: str = "auto"):
+        u = config.unet
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (u.in_channels, u.resolution, u.resolution):
+            raise UsageError(
+                f"images must be uint8 [N, {u.in_channels}, {u.resolution}, {u.resolution}], "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        self.config, self.schedule = config, config.schedule
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.batch_size = min(config.batch_size, len(images))
+        if self.batch_size % self.world:
+            raise UsageError(f"batch_size {self.batch_size} cannot be shared by {self.world} processes")
+        self.device = choose_device(device)
+        self.amp = choose_amp(self.device, amp)
+        self.data_sha256 = fingerprint(images)
+        self.images = images.to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, _INIT))
+            self.model = UNet(config.unet).to(self.device).train()
+            self.ema = UNet(config.unet).to(self.device).eval().requires_grad_(False)
+        self.ema.load_state_dict(self.model.state_dict())
+        self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
+        self.generator = torch.Generator(self.device)
+        self.steps_done = 0
+        self.history: list[dict] = []
+        self._loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
+        self._seconds = 0.0
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images) // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.steps_per_epoch
+
+    def lr(self, step: int) -> float:
+        """Learning rate of step `step` (from 0): linear warm-up, then cosine decay or a constant."""
+        c = self.config
+        warm = min(1.0, (step + 1) / c.warmup) if c.warmup else 1.0
+        if c.lr_decay == "constant":
+            return c.lr * warm
+        return c.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_0, t, eps) of step `step`: steps 1 to 3 of the loop, this process's share."""
+        epoch, k = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive_seed(self.config.seed, _ORDER, epoch))
+            self._order = (epoch, torch.randperm(len(self.images), generator=generator).to(self.device))
+        chosen = self._order[1][k * self.batch_size : (k + 1) * self.batch_size]
+        # every process draws for the whole batch and keeps its share, so their number changes nothing
+        self.generator.manual_seed(derive_seed(self.config.seed, _DRAW, step))
+        t = torch.randint(1, self.schedule.T + 1, chosen.shape, generator=self.generator, device=self.device)
+        shape = (len(chosen), *self.images.shape[1:])
+        eps = torch.randn(shape, generator=self.generator, device=self.device)
+        share = slice(self.rank * len(chosen) // self.world, (self.rank + 1) * len(chosen) // self.world)
+        return to_model(self.images[chosen[share]]), t[share], eps[share]
+
+    def step(self) -> TrainStep:
+        """Do one step."""
+        start, step, config = time.perf_counter(), self.steps_done, self.config
+        x0, t, eps = self.batch(step)
+        xt = add_noise(x0, t, eps, self.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        with self._dropout_seed(step), self._autocast():
+            prediction = self.parallel(xt, t)
+        loss = (prediction.float() - eps).square().mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._update_ema(step)
+        self.steps_done = step + 1
+        loss = loss.detach()
+        if self.world > 1:
+            dist.all_reduce(loss)
+            loss /= self.world
+        self._loss_sum += loss
+        self._seconds += time.perf_counter() - start
+        at_end = self.steps_done % self.steps_per_epoch == 0
+        if at_end or self.steps_done % _CHECK_EVERY == 0:
+            self._check_finite()
+        metrics = self._close_epoch() if at_end else None
+        return TrainStep(self.steps_done, step // self.steps_per_epoch + 1, loss, self.lr(step), metrics)
+
+    def _autocast(self):
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
+        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+
+    def _dropout_seed(self, step: int):
+        """Dropout draws from the global generator: seed it for the step, and give it back as it was."""
+        if self.config.unet.dropout == 0:
+            return nullcontext()
+        fork = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+        stack = _Then(fork, lambda: torch.manual_seed(derive_seed(self.config.seed, _DROPOUT, step, self.rank)))
+        return stack
+
+    @torch.no_grad()
+    def _update_ema(self, step: int) -> None:
+        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def _check_finite(self) -> None:
+        if not math.isfinite(self._loss_sum.item()):
+            raise NonFiniteError(
+                f"the loss is not finite by step {self.steps_done} (lr {self.lr(self.steps_done - 1):.2g}, {self.amp}): "
+                "the last checkpoint is untouched; go on from it with a smaller --lr or with --amp fp32"
+            )
+
+    def _close_epoch(self) -> dict:
+        done = self.steps_per_epoch
+        metrics = {
+            "epoch": self.steps_done // done,
+            "step": self.steps_done,
+            "loss": round(self._loss_sum.item() / done, 6),
+            "lr": self.lr(self.steps_done - 1),
+            "seconds": round(self._seconds, 1),
+            "images_per_second": round(done * self.batch_size / max(self._seconds, 1e-9), 1),
+            "processes": self.world,
+            "device": self.device.type,
+            "amp": self.amp,
+            "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        }
+        self.history.append(metrics)
+        self._loss_sum.zero_()
+        self._seconds = 0.0
+        return metrics
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole state, atomically. Raises DiskError; NonFiniteError rather than saving a broken state."""
+        self._check_finite()
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        tensors["loss_sum"] = self._loss_sum
+        description = {
+            "kind": "training",
+            "config": asdict(self.config),
+            "steps_done": self.steps_done,
+            "seconds": self._seconds,
+            "history": self.history,
+            "data_sha256": self.data_sha256,
+            "images": len(self.images),
+            "amp": self.amp,
+            "scaler": self.scaler.state_dict(),
+        }
+        save_tensors(path, tensors, description)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a state that `save` wrote: the next step is the one that would have come.
+
+        Raises:
+            CheckpointError: no such file, a damaged one, or one of another run (other network, data or settings;
+            the number of epochs may differ).
+        """
+        tensors, description = load_tensors(path, kind="training")
+        saved, mine = description["config"], json.loads(json.dumps(asdict(self.config)))
+        different = sorted(k for k in mine if k != "epochs" and mine[k] != saved.get(k))
+        if different:
+            raise CheckpointError(f"{path} is of a run with another {', '.join(different)}: use its settings or another --out")
+        if description["data_sha256"] != self.data_sha256:
+            raise CheckpointError(f"{path} is of a run on other images: use its data or another --out")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.ema.load_state_dict(part("ema."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in part("optimizer.").items():
+            i, key = name.split(".")
+            state.setdefault(int(i), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if self.scaler.is_enabled() and description["scaler"]:
+            self.scaler.load_state_dict(description["scaler"])
+        self._loss_sum.copy_(tensors["loss_sum"])
+        self._seconds = description["seconds"]
+        self.steps_done = description["steps_done"]
+        self.history = description["history"]
+
+
+class _Then:
+    """A context manager that does one thing right after entering another."""
+
+    def __init__(self, outer, action: Callable[[], object]):
+        self.outer, self.action = outer, action
+
+    def __enter__(self):
+        self.outer.__enter__()
+        self.action()
+
+    def __exit__(self, *exception):
+        return self.outer.__exit__(*exception)
+
+
+def train(trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainStep]:
+    """Run to the end of the last epoch, yielding after each step.
+
+    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, and
+    a checkpoint when `stop()` turns true (looked at after each step; after every 20th with several processes, which
+    agree on it), and the loop ends.
+
+    Raises:
+        NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.
+    """
+    while trainer.steps_done < trainer.total_steps:
+        result = trainer.step()
+        stopping = _agree(stop, trainer)
+        if out is not None and trainer.rank == 0 and (result.metrics or stopping):
+            trainer.save(Path(out) / CHECKPOINT)
+            lines = "".join(json.dumps(line) + "\n" for line in trainer.history)
+            write_atomically(Path(out) / METRICS, lines.encode())
+        yield result
+        if stopping:
+            return
+
+
+def _agree(stop: Callable[[], bool], trainer: Trainer) -> bool:
+    if trainer.world == 1:
+        return stop()
+    if trainer.steps_done % _CHECK_EVERY:
+        return False
+    flag = torch.tensor(float(stop()), device=trainer.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def join_processes() -> None:
+    """Under torchrun, join the other processes (NCCL on GPUs, gloo on CPUs); alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def recipe(name: str, **changes) -> TrainConfig:
+    """A recipe by name, with some settings changed.
+
+    Raises:
+        UsageError: no such recipe, or a value out of range.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return replace(RECIPES[name], **changes)
