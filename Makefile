@@ -1,0 +1,51 @@
+# make book | test | test-book | lint | env | assets | clean        (each makes what it needs on a fresh machine)
+SHELL := bash
+.DEFAULT_GOAL := book
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+
+PY := $(VENV)/bin/python
+# the environment is made again when what it was made from changes, and only then
+READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
+# one thread a process: with several notebooks at once, more threads only get in each other's way
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND ?= agg
+
+.PHONY: book test test-book lint env assets clean
+
+env: $(READY)
+
+$(READY):
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; name one with make PYTHON=...')"
+	[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+assets: $(READY)
+	@$(PY) book/_ext/assets.py
+
+# -W forgets the warnings of a page it does not build again, so pages are built afresh; what the chapters computed stays cached
+book: $(READY) assets
+	rm -rf _build/html _build/.doctrees
+	$(VENV)/bin/jupyter-book build . -W -n --keep-going
+	@echo
+	@echo "The book is at  $(CURDIR)/_build/html/index.html"
+	@echo "           URL  file://$(CURDIR)/_build/html/index.html"
+
+test: $(READY)
+	$(PY) -m pytest tests --ignore=tests/book -n $(WORKERS)
+	$(PY) -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n $(WORKERS) book
+
+# the built book in a real browser (Chromium must be installed)
+test-book: book
+	$(PY) -m pytest tests/book
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+"""The book's own Sphinx extension: pages that need no network, a cache that knows the package, and the book's look."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import assets
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+
+log = logging.getLogger(__name__)
+
+ROOT = assets.ROOT
+STATIC = ROOT / "book" / "_static"
+KEPT_CACHES = 3  # versions of ddim_core whose executed chapters stay on disk
+
+
+def digest_of_package() -> str:
+    """A hash of all that a chapter's outputs depend on besides its own source: ddim_core with its data, and the pinned set."""
+    digest = hashlib.sha256()
+    package = [p for p in (ROOT / "ddim_core").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    for path in sorted([*package, ROOT / "requirements.txt"]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def set_up_execution(app: Sphinx, config: Config) -> None:
+    """jupyter-cache compares notebooks only: without the hash, outputs would outlive the code that made them."""
+    caches = Path(app.outdir).parent / ".jupyter_cache"
+    current = caches / digest_of_package()
+    current.mkdir(parents=True, exist_ok=True)
+    os.utime(current)
+    for stale in sorted(caches.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)[KEPT_CACHES:]:
+        shutil.rmtree(stale, ignore_errors=True)
+    config.nb_execution_cache_path = str(current)
+
+    # Chapters run this checkout's package even where nobody installed it (a bare `jupyter-book build .`).
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([others] if others else [])])
+
+
+def set_up_pages(app: Sphinx, config: Config) -> None:
+    """The book's styles and early script on every page; local JavaScript in place of the CDNs', where it can be had."""
+    config.html_static_path.append(str(STATIC))
+    app.add_css_file("ddim.css")
+    app.add_js_file("early.js", priority=1)
+    if not assets.fetch(install_npm=False, say=log.info):
+        log.info("No npm, or no network: the pages will load MathJax and the sliders from CDNs, and need the network to be read.")
+        return
+    assets.copy_to(Path(app.outdir) / "_static" / "vendor")
+    config.mathjax_path = "vendor/mathjax-tex-svg.js"
+    # In this order: the widget manager is an AMD module and needs require.js, and must find the paths set when it runs.
+    # Deferred, which keeps the order: the text is there to read before 3.6 MB of widget code are.
+    scripts = ["vendor/require.js", "widgets-paths.js", "vendor/html-manager/embed-amd.js"]
+    config.nb_ipywidgets_js = {script: {"defer": "defer"} for script in scripts}
+
+
+def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """Jupyter Book adds sphinx-thebe's scripts twice, an error on each page, though no page of this book offers thebe."""
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if "THEBE_JS_URL" not in str(script.attributes.get("body", "")) and "sphinx-thebe" not in str(script.filename or "")
+    ]
+
+
+def on_config(app: Sphinx, config: Config) -> None:
+    set_up_execution(app, config)
+    set_up_pages(app, config)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("config-inited", on_config)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
