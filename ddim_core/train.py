@@ -33,7 +33,8 @@ __all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choo
 
 CHECKPOINT = "last.safetensors"
 METRICS = "metrics.jsonl"
-_CHECK_EVERY = 20  # steps between looks at the loss and at the stop signal: each look makes a GPU wait
+_CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
+_AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
 _INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
 
 
@@ -386,7 +387,7 @@ def train(trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[],
     """Run to the end of the last epoch, yielding after each step.
 
     With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, and
-    a checkpoint when `stop()` turns true (looked at after each step; after every 20th with several processes, which
+    a checkpoint when `stop()` turns true (looked at after each step; after every 4th with several processes, which
     agree on it), and the loop ends.
 
     Raises:
@@ -407,7 +408,7 @@ def train(trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[],
 def _agree(stop: Callable[[], bool], trainer: Trainer) -> bool:
     if trainer.world == 1:
         return stop()
-    if trainer.steps_done % _CHECK_EVERY:
+    if trainer.steps_done % _AGREE_EVERY:
         return False
     flag = torch.tensor(float(stop()), device=trainer.device)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
