@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("recipe", metavar="RECIPE", help="mnist or mnist-large")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    p.add_argument("--data", type=Path, metavar="FOLDER", help="folder that holds MNIST/raw; left out, it is downloaded")
+    p.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder that holds MNIST/raw; left out, it is downloaded"
+    )
     p.add_argument("--dataset", help="another data set, as mnist-10k, which comes with the package")
     p.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures only")
     p.add_argument("--epochs", type=int)
@@ -157,7 +159,9 @@ def _commit() -> str | None:
     here = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -69,7 +69,9 @@ def fingerprint(images: Tensor) -> str:
     return digest.hexdigest()
 
 
-def load_dataset(name: str, root: str | Path | None = None, *, split: str = "train", limit: int | None = None) -> Dataset:
+def load_dataset(
+    name: str, root: str | Path | None = None, *, split: str = "train", limit: int | None = None
+) -> Dataset:
     """Load a data set by name.
 
     Args:

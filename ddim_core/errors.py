@@ -3,7 +3,7 @@
 Each class carries the exit code with which the command line ends.
 """
 
-__all__ = ["CheckpointError", "DataError", "DDIMError", "DiskError", "NonFiniteError", "UnavailableError", "UsageError"]
+__all__ = ["CheckpointError", "DDIMError", "DataError", "DiskError", "NonFiniteError", "UnavailableError", "UsageError"]
 
 
 class DDIMError(Exception):

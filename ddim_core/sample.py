@@ -13,6 +13,7 @@ eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,7 @@ def sample(
         ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator; and as `ddim_step`.
     """
     tau = [schedule.check_time(t) for t in tau]
-    if len(tau) < 2 or tau[0] != 0 or any(s >= t for s, t in zip(tau, tau[1:], strict=False)):
+    if len(tau) < 2 or tau[0] != 0 or any(s >= t for s, t in pairwise(tau)):
         raise ValueError(f"tau must ascend from 0 and have at least two entries, got {_short(tau)}")
     check_eta(eta)
     if eta != 0 and generator is None:
@@ -173,7 +174,9 @@ def generate(
     if shape is None:
         config = getattr(model, "config", None)
         if config is None:
-            raise ValueError("this model has no configuration to take the shape of a picture from: pass shape=(C, H, W)")
+            raise ValueError(
+                "this model has no configuration to take the shape of a picture from: pass shape=(C, H, W)"
+            )
         shape = (config.in_channels, config.resolution, config.resolution)
     like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
     tau = schedule.timesteps(steps, spacing=spacing)

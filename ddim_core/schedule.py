@@ -118,7 +118,7 @@ class Schedule:
             raise TypeError(f"times must be int64, got {t.dtype}")
         if t.ndim != 1 or t.shape[0] not in (1, like.shape[0]):
             raise ValueError(f"times of shape {tuple(t.shape)} do not fit a batch of {like.shape[0]}")
-        if t.device.type == "cpu" and t.numel() and not (0 <= t.min() and t.max() <= self.T):
+        if t.device.type == "cpu" and t.numel() and not (t.min() >= 0 and t.max() <= self.T):
             raise ValueError(f"times must lie in 0..{self.T}, got {t.min().item()}..{t.max().item()}")
         key = (like.device, like.dtype)
         if key not in self._tables:
@@ -181,10 +181,9 @@ def predict_eps(xt: Tensor, t: int | Tensor, x0: Tensor, schedule: Schedule) -> 
     """
     _same_shape(xt, x0, "xt", "x0")
     signal, noise = schedule.scales(t, xt)
-    lowest = t.min() if isinstance(t, Tensor) and t.device.type == "cpu" and t.numel() else t
-    if not isinstance(lowest, Tensor) or lowest.device.type == "cpu":
-        if lowest == 0:
-            raise ValueError("x_0 holds no noise: predict_eps needs t >= 1")
+    on_cpu = not isinstance(t, Tensor) or t.device.type == "cpu"
+    if on_cpu and bool((torch.as_tensor(t) == 0).any()):
+        raise ValueError("x_0 holds no noise: predict_eps needs t >= 1")
     return (xt - signal * x0) / noise
 
 

@@ -141,7 +141,9 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}): leave --device out") from error
+        raise UsageError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}): leave --device out"
+        ) from error
     return device
 
 
@@ -347,7 +349,9 @@ class Trainer:
         saved, mine = description["config"], json.loads(json.dumps(asdict(self.config)))
         different = sorted(k for k in mine if k != "epochs" and mine[k] != saved.get(k))
         if different:
-            raise CheckpointError(f"{path} is of a run with another {', '.join(different)}: use its settings or another --out")
+            raise CheckpointError(
+                f"{path} is of a run with another {', '.join(different)}: use its settings or another --out"
+            )
         if description["data_sha256"] != self.data_sha256:
             raise CheckpointError(f"{path} is of a run on other images: use its data or another --out")
 
@@ -383,7 +387,9 @@ class _Then:
         return self.outer.__exit__(*exception)
 
 
-def train(trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[], bool] = lambda: False) -> Iterator[TrainStep]:
+def train(
+    trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[], bool] = lambda: False
+) -> Iterator[TrainStep]:
     """Run to the end of the last epoch, yielding after each step.
 
     With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, and

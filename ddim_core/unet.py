@@ -77,7 +77,9 @@ class UNetConfig:
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     """Sines, then cosines, of t at `channels / 2` frequencies from 1 down to 1e-4 (geometric), `[B] -> [B, channels]`."""
     half = channels // 2
-    frequency = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(1e4) / max(half - 1, 1)))
+    frequency = torch.exp(
+        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(1e4) / max(half - 1, 1))
+    )
     angle = t.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 

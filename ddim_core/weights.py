@@ -1,0 +1,114 @@
+"""Weights by name: found, verified, loaded; and how a run becomes a file of weights.
+
+A file of weights holds the averaged parameters, rounded to fp16 once and computed with in float32, the network's
+configuration, the schedule, and the provenance: commands, data, epochs, seed, losses, commit.
+"""
+
+import json
+import time
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .checkpoint import load_tensors, read_description, save_tensors, sha256_file
+from .errors import CheckpointError, UsageError
+from .schedule import Schedule
+from .unet import UNet, UNetConfig
+
+__all__ = ["describe", "export", "load_pretrained", "load_weights", "manifest"]
+
+KIND = "weights"
+
+
+def manifest() -> dict:
+    """What comes with the package: name -> {"file", "sha256"} for weights, file name -> {"sha256"} for data."""
+    return json.loads((_assets() / "manifest.json").read_text())
+
+
+def load_pretrained(name: str, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
+    """Load weights that come with the package, verified, as (model in evaluation mode, schedule).
+
+    Args:
+        name: "mnist".
+        device: where the model goes; the CPU if left out.
+
+    Raises:
+        UsageError: an unknown name. CheckpointError: the file is missing, damaged, or not the manifest's.
+    """
+    return load_weights(_verified(name), device)
+
+
+def load_weights(path: str | Path, device: str | torch.device | None = None) -> tuple[UNet, Schedule]:
+    """Load a file that `export` wrote, as (model in evaluation mode, schedule).
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one of another network than it says.
+    """
+    tensors, description = load_tensors(path, kind=KIND)
+    try:
+        model = UNet(UNetConfig(**description["unet"]))
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not hold the weights of the network it describes ({reason})") from error
+    schedule = Schedule.linear(**description["schedule"])
+    return model.to(device or "cpu").eval().requires_grad_(False), schedule
+
+
+def describe(name: str) -> dict:
+    """Configuration and provenance of weights that come with the package, or of a file. Raises as `load_pretrained`."""
+    path = Path(name) if name.endswith(".safetensors") else _verified(name)
+    return {**read_description(path, kind=KIND), "sha256": sha256_file(path)}
+
+
+def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> dict:
+    """Turn a training checkpoint into a file of weights; returns its description.
+
+    Args:
+        checkpoint: `last.safetensors` of a run; `starts.jsonl` beside it, if there, goes into the provenance.
+        average: take the averaged weights (EMA), else those of the last step.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged. DiskError: `out` cannot be written.
+    """
+    tensors, training = load_tensors(checkpoint, kind="training")
+    config = training["config"]
+    prefix = "ema." if average else "model."
+    weights = {k.removeprefix(prefix): v.half() for k, v in tensors.items() if k.startswith(prefix)}
+    starts = Path(checkpoint).with_name("starts.jsonl")
+    description = {
+        "kind": KIND,
+        "unet": config["unet"],
+        "schedule": {k: config[k] for k in ("T", "beta_1", "beta_T")},
+        "provenance": {
+            "training": {k: v for k, v in config.items() if k != "unet"},
+            "averaged": average,
+            "steps": training["steps_done"],
+            "data_sha256": training["data_sha256"],
+            "images": training["images"],
+            "history": training["history"],
+            "starts": [json.loads(line) for line in starts.read_text().splitlines()] if starts.exists() else [],
+            "exported": time.strftime("%Y-%m-%d", time.gmtime()),
+        },
+    }
+    save_tensors(out, weights, description)
+    return description
+
+
+def _assets() -> Path:
+    return Path(str(resources.files("ddim_core"))) / "assets"
+
+
+def _verified(name: str) -> Path:
+    entry = manifest().get(name)
+    if entry is None or "file" not in entry:
+        names = ", ".join(k for k, v in manifest().items() if "file" in v)
+        raise UsageError(f"unknown weights {name!r}: choose one of {names}")
+    path = _assets() / entry["file"]
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file: install the package again")
+    if sha256_file(path) != entry["sha256"]:
+        raise CheckpointError(f"{path} is damaged (sha256 differs from the manifest): install the package again")
+    return path
