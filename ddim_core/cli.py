@@ -1,4 +1,4 @@
-"""The command `ddim`: train, sample, export, info, data.
+"""The command `ddim`: train, sample, evaluate, data, export, info.
 
 Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss not finite,
 6 disk, 7 download not possible.
@@ -22,14 +22,16 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
+    args.command_line = " ".join(["ddim", *(sys.argv[1:] if argv is None else argv)])
     try:
         return args.run(args) or 0
     except DDIMError as error:
         return _fail(str(error), error.exit_code)
     except (ValueError, TypeError) as error:  # what the library says of a value out of range
         return _fail(str(error), UsageError.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -40,13 +42,20 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str):
+        self.exit(UsageError.exit_code, f"ddim: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ddim", description="Train and sample denoising diffusion implicit models.")
+    parser = _Parser(prog="ddim", description="Train and sample denoising diffusion implicit models.")
     parser.add_argument("--version", action="version", version=f"ddim {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     p = commands.add_parser("train", help="train a recipe, or go on with a run")
-    p.add_argument("recipe", metavar="RECIPE", help="mnist or mnist-large")
+    p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, or classifier")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     p.add_argument(
@@ -62,13 +71,62 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--amp", default="auto", help="auto, fp32, bf16 or fp16")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.set_defaults(run=_train)
+
+    p = commands.add_parser("sample", help="draw pictures")
+    _add_sampling(p, n=64)
+    p.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="FILE.png, or FILE.npy with pixels in [-1, 1]"
+    )
+    p.set_defaults(run=_sample)
+
+    p = commands.add_parser("evaluate", help="how sure a classifier is of samples, beside real test images")
+    _add_sampling(p, n=1000)
+    p.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder that holds MNIST/raw; left out, it is downloaded"
+    )
+    p.add_argument("--out", type=Path, metavar="FILE", help="also write the figures, as JSON")
+    p.set_defaults(run=_evaluate)
+
+    p = commands.add_parser("data", help="fetch or check a data set, and say what it is")
+    p.add_argument("dataset", metavar="NAME", help="mnist or mnist-10k")
+    p.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder that holds MNIST/raw; left out, it is downloaded"
+    )
+    p.set_defaults(run=_data)
+
+    p = commands.add_parser("export", help="turn a training checkpoint into a file of weights")
+    p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="last.safetensors of a run")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
+    p.add_argument("--last-step", action="store_true", help="the weights of the last step instead of the average")
+    p.add_argument("--ship", metavar="NAME", help="also put the file into the package, in a checkout")
+    p.set_defaults(run=_export)
+
+    p = commands.add_parser("info", help="where weights come from")
+    p.add_argument("name", metavar="NAME", help="mnist, classifier, or a file FILE.safetensors")
+    p.set_defaults(run=_info)
     return parser
+
+
+def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
+    p.add_argument("--weights", required=True, metavar="NAME", help="mnist, or a file FILE.safetensors")
+    p.add_argument("--steps", type=int, default=50, help="calls of the network a picture (default 50)")
+    p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--eta", type=_eta, default=0.0, help="0 DDIM, 1 DDPM, between, or sigma-hat")
+    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
+
+
+def _eta(text: str) -> float | str:
+    return text if text == "sigma-hat" else float(text)
 
 
 def _train(args: argparse.Namespace) -> int:
     from . import train as training
     from .data import load_dataset
 
+    if args.recipe == "classifier":
+        return _train_classifier(args)
     changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "dataset")}
     config = training.recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
     checkpoint = args.out / training.CHECKPOINT
@@ -81,7 +139,7 @@ def _train(args: argparse.Namespace) -> int:
         trainer.load(checkpoint)
     first = trainer.rank == 0
     if first:
-        _write_run(args.out, trainer)
+        _write_run(args.out, trainer, args.command_line)
     left = trainer.total_steps - trainer.steps_done
     if left <= 0:
         print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
@@ -92,6 +150,128 @@ def _train(args: argparse.Namespace) -> int:
         if first:
             print(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
         return 128 + stop.signal
+    return 0
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    from . import metrics
+    from .data import load_dataset
+
+    name = args.dataset or "mnist"
+    epochs, seed = args.epochs or 6, args.seed or 0
+    data = load_dataset(name, args.data, limit=args.limit)
+    # mnist-10k has no test images: judge on MNIST's own
+    test = load_dataset("mnist", args.data, split="test")
+    model = metrics.train_classifier(
+        data.images, data.labels, epochs=epochs, seed=seed, report=lambda e, loss: print(f"epoch {e}: loss {loss:.4f}")
+    )
+    share = metrics.accuracy(model, test.images, test.labels)
+    path = args.out / "classifier.safetensors"
+    metrics.save_classifier(
+        path, model, command=args.command_line, images=data.images, test_accuracy=share, epochs=epochs, seed=seed
+    )
+    print(f"{path}: {share:.2%} of {len(test)} test images")
+    return 0
+
+
+def _samples(args: argparse.Namespace):
+    """The pictures that the options of `_add_sampling` ask for, `[n, C, H, W]` on the CPU."""
+    from .sample import generate
+    from .train import choose_device
+    from .weights import load_pretrained, load_weights
+
+    load = load_weights if args.weights.endswith(".safetensors") else load_pretrained
+    model, schedule = load(args.weights, choose_device(args.device))
+    return generate(
+        model, schedule, args.n, steps=args.steps, seed=args.seed, eta=args.eta, batch_size=args.batch_size
+    ).cpu()
+
+
+def _sample(args: argparse.Namespace) -> int:
+    import io
+    import math
+
+    import numpy as np
+
+    from .checkpoint import write_atomically
+    from .plots import png, tile
+
+    kind = args.out.suffix.lower()
+    if kind not in (".png", ".npy"):
+        raise UsageError(f"--out must end in .png or .npy, got {args.out}")
+    images = _samples(args)
+    if kind == ".png":
+        content = png(tile(images, columns=math.ceil(math.sqrt(args.n)), scale=2))
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, images.numpy())
+        content = buffer.getvalue()
+    write_atomically(args.out, content)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from . import metrics
+    from .checkpoint import write_atomically
+    from .data import load_dataset
+    from .weights import describe
+
+    classifier = metrics.load_classifier()
+    test = load_dataset("mnist", args.data, split="test")
+    real = metrics.confidence(classifier, test.images)
+    drawn = metrics.confidence(classifier, _samples(args))
+    figures = {
+        "command": args.command_line,
+        "weights_sha256": describe(args.weights)["sha256"],
+        "classifier_sha256": describe("classifier")["sha256"],
+        "classifier_test_accuracy": (real.label == test.labels).double().mean().item(),
+        "samples": args.n,
+        "steps": args.steps,
+        "seed": args.seed,
+        "eta": args.eta,
+        "share_sure_of_samples": drawn.share(),
+        "share_sure_of_test_images": real.share(),
+        "samples_a_digit": drawn.label.bincount(minlength=10).tolist(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    print(f"classifier: {figures['classifier_test_accuracy']:.2%} of {len(test)} test images right")
+    print(f"more than 95 % sure of {drawn.share():.1%} of {args.n} samples at {args.steps} steps")
+    print(f"more than 95 % sure of {real.share():.1%} of real test images")
+    print("samples of each digit 0..9:", *figures["samples_a_digit"])
+    if args.out:
+        write_atomically(args.out, (json.dumps(figures, indent=1) + "\n").encode())
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    from .data import load_dataset
+
+    splits = ("train",) if args.dataset == "mnist-10k" else ("train", "test")
+    for split in splits:
+        data = load_dataset(args.dataset, args.data, split=split)
+        print(
+            f"{args.dataset} {split}: {len(data)} images of {tuple(data.images.shape[1:])}, labels 0..{data.labels.max()}"
+        )
+    print("MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from . import weights
+
+    if args.out.suffix != ".safetensors":
+        raise UsageError(f"--out must end in .safetensors, got {args.out}")
+    provenance = weights.export(args.checkpoint, args.out, average=not args.last_step)["provenance"]
+    print(f"{args.out}: {provenance['steps']} steps on {provenance['images']} images")
+    if args.ship:
+        print(f"shipped as {weights.ship(args.out, args.ship)}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from .weights import describe
+
+    print(json.dumps(describe(args.name), indent=1))
     return 0
 
 
@@ -130,7 +310,7 @@ def _follow(trainer, steps, args, show: bool) -> None:
                 sys.stdout.flush()
 
 
-def _write_run(out: Path, trainer) -> None:
+def _write_run(out: Path, trainer, command: str) -> None:
     """Beside the checkpoint: the resolved configuration, and one line for every start of the run."""
     import torch
 
@@ -141,7 +321,7 @@ def _write_run(out: Path, trainer) -> None:
     start = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "from_step": trainer.steps_done,
-        "command": " ".join(["ddim", *sys.argv[1:]]),
+        "command": command,
         "commit": _commit(),
         "version": __version__,
         "torch": torch.__version__,

@@ -4,6 +4,7 @@ A file of weights holds the averaged parameters, rounded to fp16 once and comput
 configuration, the schedule, and the provenance: commands, data, epochs, seed, losses, commit.
 """
 
+import hashlib
 import json
 import time
 from importlib import resources
@@ -12,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoint import load_tensors, read_description, save_tensors, sha256_file
+from .checkpoint import load_tensors, read_description, save_tensors, sha256_file, write_atomically
 from .errors import CheckpointError, UsageError
 from .schedule import Schedule
 from .unet import UNet, UNetConfig
 
-__all__ = ["describe", "export", "load_pretrained", "load_weights", "manifest"]
+__all__ = ["describe", "export", "load_pretrained", "load_weights", "manifest", "ship", "verified"]
 
 KIND = "weights"
 
@@ -37,7 +38,7 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
     Raises:
         UsageError: an unknown name. CheckpointError: the file is missing, damaged, or not the manifest's.
     """
-    return load_weights(_verified(name), device)
+    return load_weights(verified(name), device)
 
 
 def load_weights(path: str | Path, device: str | torch.device | None = None) -> tuple[UNet, Schedule]:
@@ -59,8 +60,8 @@ def load_weights(path: str | Path, device: str | torch.device | None = None) -> 
 
 def describe(name: str) -> dict:
     """Configuration and provenance of weights that come with the package, or of a file. Raises as `load_pretrained`."""
-    path = Path(name) if name.endswith(".safetensors") else _verified(name)
-    return {**read_description(path, kind=KIND), "sha256": sha256_file(path)}
+    path = Path(name) if name.endswith(".safetensors") else verified(name)
+    return {**read_description(path), "sha256": sha256_file(path)}
 
 
 def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> dict:
@@ -97,11 +98,30 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
     return description
 
 
+def ship(file: str | Path, name: str) -> Path:
+    """Copy a file of weights into the package under a name, and enter its sha256 in the manifest; returns the copy.
+
+    For maintainers, in a checkout. Raises CheckpointError for a damaged file, DiskError.
+    """
+    load_tensors(file)
+    content = Path(file).read_bytes()
+    target = _assets() / f"{name}.safetensors"
+    write_atomically(target, content)
+    entries = manifest() | {name: {"file": target.name, "sha256": hashlib.sha256(content).hexdigest()}}
+    write_atomically(_assets() / "manifest.json", (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
+    return target
+
+
 def _assets() -> Path:
     return Path(str(resources.files("ddim_core"))) / "assets"
 
 
-def _verified(name: str) -> Path:
+def verified(name: str) -> Path:
+    """The file of weights that comes with the package under this name, its sha256 compared with the manifest's.
+
+    Raises:
+        UsageError: an unknown name. CheckpointError: the file is missing or differs.
+    """
     entry = manifest().get(name)
     if entry is None or "file" not in entry:
         names = ", ".join(k for k, v in manifest().items() if "file" in v)

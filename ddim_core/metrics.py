@@ -1,0 +1,147 @@
+"""Judging samples: a small classifier of digits, and how sure it is of what it sees.
+
+There is no reference network for digits as there is for photographs, so this one is ours; its accuracy on the 10,000
+test images of MNIST is in its provenance (`ddim info classifier`).
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .checkpoint import load_tensors, save_tensors
+from .data import fingerprint, to_model
+from .errors import CheckpointError
+from .noise import derive_seed
+from .weights import verified
+
+__all__ = [
+    "Classifier",
+    "Confidence",
+    "accuracy",
+    "confidence",
+    "load_classifier",
+    "save_classifier",
+    "train_classifier",
+]
+
+KIND = "classifier"
+
+
+class Classifier(nn.Module):
+    """Four convolutions and two dense layers for 28x28 digits, pixels in [-1, 1].
+
+    `features(x)` is `[B, 128]`, before the last layer; `classifier(x)` are logits `[B, 10]`.
+    """
+
+    def __init__(self):
+        super().__init__()
+
+        def conv(c_in: int, c_out: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()
+            )
+
+        self.convolutions = nn.Sequential(conv(1, 16, 1), conv(16, 32, 2), conv(32, 32, 1), conv(32, 64, 2))
+        self.dense = nn.Linear(64 * 7 * 7, 128)
+        self.out = nn.Linear(128, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.dense(self.convolutions(x).flatten(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.dropout(self.features(x), 0.3, self.training))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """What the classifier makes of pictures.
+
+    Attributes:
+        label: int64 `[N]`, the likeliest digit. probability: float32 `[N]`, how sure it is of it.
+    """
+
+    label: Tensor
+    probability: Tensor
+
+    def share(self, above: float = 0.95) -> float:
+        """Share of the pictures of which the classifier is surer than `above`."""
+        return (self.probability > above).double().mean().item()
+
+
+@torch.no_grad()
+def confidence(classifier: Classifier, x: Tensor, batch_size: int = 500) -> Confidence:
+    """Classify pictures `[N, 1, 28, 28]`, pixels in [-1, 1], or uint8."""
+    batches = [classifier(to_model(b) if b.dtype == torch.uint8 else b).softmax(1) for b in x.split(batch_size)]
+    probability, label = torch.cat(batches).max(1)
+    return Confidence(label, probability)
+
+
+def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Share of pictures whose label it finds."""
+    return (confidence(classifier, images).label == labels).double().mean().item()
+
+
+def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 6, seed: int = 0, report=None) -> Classifier:
+    """Train on uint8 `[N, 1, 28, 28]` and labels int64 `[N]`; digits are shifted by up to two pixels at random.
+
+    Args:
+        report: called with (epoch, mean loss) after each epoch.
+    """
+    batch = min(128, len(images))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, epochs))
+        model = Classifier().train()
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
+        total = epochs * (len(images) // batch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=total)
+        for epoch in range(epochs):
+            losses = []
+            for chosen in torch.randperm(len(images)).split(batch)[: len(images) // batch]:
+                dx, dy = torch.randint(-2, 3, (2,)).tolist()
+                x = to_model(images[chosen]).roll((dy, dx), (2, 3))  # the margins of digits are black: roll is a shift
+                loss = F.cross_entropy(model(x), labels[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.detach())
+            if report:
+                report(epoch + 1, torch.stack(losses).mean().item())
+    return model.eval().requires_grad_(False)
+
+
+def save_classifier(
+    path, model: Classifier, *, command: str, images: Tensor, test_accuracy: float, epochs: int, seed: int
+):
+    """Write a classifier, rounded to fp16, with its provenance. Raises DiskError."""
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    provenance = {
+        "command": command,
+        "data_sha256": fingerprint(images),
+        "images": len(images),
+        "epochs": epochs,
+        "seed": seed,
+        "test_accuracy": test_accuracy,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    save_tensors(path, tensors, {"kind": KIND, "provenance": provenance})
+
+
+def load_classifier(path=None) -> Classifier:
+    """Load a classifier in evaluation mode: the one that comes with the package, or a file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is not a classifier.
+    """
+    tensors, _ = load_tensors(path or verified("classifier"), kind=KIND)
+    model = Classifier()
+    try:
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: not the parameters of this classifier ({str(error).splitlines()[0]})"
+        ) from error
+    return model.eval().requires_grad_(False)
