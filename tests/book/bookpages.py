@@ -1,0 +1,167 @@
+"""What the browser tests and screenshots.py share: the book's pages, a server for them, and a Chromium with no way out."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = Path(os.environ.get("DDIM_BOOK_HTML", ROOT / "_build" / "html"))
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# the first two let it run as root in a container; the rest keep it from calling home
+CHROMIUM_ARGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+def pages() -> list[str]:
+    """Every page of the table of contents, as `book/name`, in reading order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    found = [toc["root"]]
+
+    def walk(node: object) -> None:
+        if isinstance(node, dict):
+            if "file" in node:
+                found.append(str(node["file"]))
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(toc)
+    return [re.sub(r"\.(md|ipynb)$", "", page) for page in found]
+
+
+def chromium_path() -> str:
+    """The browser to drive: $CHROMIUM, or the system's. Raises FileNotFoundError, never skips."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if not path:
+        raise FileNotFoundError(
+            "no Chromium: apt-get install chromium, or set CHROMIUM to a Chromium or Chrome program"
+        )
+    return path
+
+
+def require_built_book() -> Path:
+    if not (HTML / f"{pages()[0]}.html").is_file():
+        raise FileNotFoundError(f"no built book at {HTML}: run `make book` first")
+    return HTML
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve `folder` on a free local port; yields the address, with no slash at its end."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=CHROMIUM_ARGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Watched:
+    """A page that cannot reach the network, and a record of all that went on in it."""
+
+    def __init__(self, context: BrowserContext, base: str) -> None:
+        self.base = base
+        self.outside: list[str] = []
+        self.failed: list[str] = []
+        self.errors: list[str] = []
+        self.loaded: list[str] = []
+        context.route("**/*", self._gate)
+        self.page: Page = context.new_page()
+        self.page.on("requestfailed", lambda request: self._fail(request, str(request.failure)))
+        self.page.on("response", lambda response: self._answer(response.url, response.status))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+
+    def _ours(self, url: str) -> bool:
+        return url.startswith((self.base + "/", "data:", "blob:", "about:"))
+
+    def _gate(self, route: Route) -> None:
+        if self._ours(route.request.url):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def _fail(self, request: Request, why: str) -> None:
+        if self._ours(request.url):
+            self.failed.append(f"{request.url}: {why}")
+
+    def _answer(self, url: str, status: int) -> None:
+        self.loaded.append(url)
+        if status >= 400:
+            self.failed.append(f"{url}: {status}")
+
+    def open(self, name: str) -> Page:
+        """Open a page of the book, and wait until its equations and widgets are drawn."""
+        self.page.goto(f"{self.base}/{name}.html", wait_until="load")
+        settle(self.page)
+        return self.page
+
+
+@contextmanager
+def watched(browser: Browser, base: str, **context_options: object) -> Iterator[Watched]:
+    context = browser.new_context(**{"viewport": DESKTOP, **context_options})  # type: ignore[arg-type]
+    try:
+        yield Watched(context, base)
+    finally:
+        context.close()
+
+
+SETTLED = """() => {
+  const math = [...document.querySelectorAll('.bd-article .math')].every(m => m.querySelector('mjx-container'));
+  const views = document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length;
+  const drawn = document.querySelectorAll('.widget-subarea > *').length;
+  return math && drawn >= views && [...document.images].every(i => i.complete || i.loading === 'lazy');
+}"""
+
+
+def settle(page: Page, timeout: float = 15_000) -> None:
+    """Wait for equations, widgets and pictures; on giving up, go on: the checks that follow say what is missing."""
+    try:
+        page.wait_for_function(SETTLED, timeout=timeout)
+    except Exception as error:
+        if type(error).__name__ != "TimeoutError":
+            raise
+    page.wait_for_timeout(200)
