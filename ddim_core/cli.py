@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="FILE.png, or FILE.npy with pixels in [-1, 1]"
     )
+    p.add_argument("--columns", type=int, help="pictures a row of the PNG; left out, a square")
     p.set_defaults(run=_sample)
 
     p = commands.add_parser("evaluate", help="how sure a classifier is of samples, beside real test images")
@@ -199,9 +200,11 @@ def _sample(args: argparse.Namespace) -> int:
     kind = args.out.suffix.lower()
     if kind not in (".png", ".npy"):
         raise UsageError(f"--out must end in .png or .npy, got {args.out}")
+    if args.columns is not None and args.columns < 1:
+        raise UsageError(f"--columns must be at least 1, got {args.columns}")
     images = _samples(args)
     if kind == ".png":
-        content = png(tile(images, columns=math.ceil(math.sqrt(args.n)), scale=2))
+        content = png(tile(images, columns=args.columns or math.ceil(math.sqrt(args.n)), scale=2))
     else:
         buffer = io.BytesIO()
         np.save(buffer, images.numpy())
