@@ -133,25 +133,23 @@ def _train(args: argparse.Namespace) -> int:
     checkpoint = args.out / training.CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
-    data = load_dataset(config.dataset, args.data, limit=args.limit)
-    training.join_processes()
-    trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp)
-    if args.resume:
-        trainer.load(checkpoint)
-    first = trainer.rank == 0
-    if first:
-        _write_run(args.out, trainer, args.command_line)
-    left = trainer.total_steps - trainer.steps_done
-    if left <= 0:
-        print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
-        return 0
-    with _Stop() as stop:
-        _follow(trainer, training.train(trainer, args.out, stop=stop), args, show=first)
-    if stop.signal:
+    with training.processes():
+        with training.first_alone():
+            data = load_dataset(config.dataset, args.data, limit=args.limit)
+        trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp)
+        if args.resume:
+            trainer.load(checkpoint)
+        if trainer.steps_done >= trainer.total_steps:
+            print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
+            return 0
+        first = trainer.rank == 0
         if first:
+            _write_run(args.out, trainer, args.command_line)
+        with _Stop() as stop:
+            _follow(trainer, training.train(trainer, args.out, stop=stop), args, show=first)
+        if stop.signal and first:
             print(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
-        return 128 + stop.signal
-    return 0
+    return 128 + stop.signal if stop.signal else 0
 
 
 def _train_classifier(args: argparse.Namespace) -> int:
@@ -319,6 +317,8 @@ def _write_run(out: Path, trainer, command: str) -> None:
 
     from .checkpoint import write_atomically
 
+    for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
+        stale.unlink()
     config = {"config": asdict(trainer.config), "data_sha256": trainer.data_sha256, "images": len(trainer.images)}
     write_atomically(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     start = {

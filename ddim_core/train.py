@@ -5,8 +5,9 @@
     3. draw noise eps               6. move theta down the gradient
 
 Around them: averaged weights (EMA), learning-rate warm-up and decay, gradient clipping, mixed precision, several
-processes, and checkpoints from which a run goes on exactly. Step k of a run draws its pictures, times, noise and
-dropout from seeds derived of (seed, k), so neither an interruption nor the number of processes changes them.
+processes, and checkpoints from which a run goes on exactly. Step k of a run draws its pictures, times and noise from
+seeds derived of (seed, k), so neither an interruption nor the number of processes changes them. (Dropout also survives
+an interruption, but is drawn by each process for itself.)
 """
 
 import json
@@ -14,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ CHECKPOINT = "last.safetensors"
 METRICS = "metrics.jsonl"
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
+_FAST_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for these
 _INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
 
 
@@ -162,7 +164,7 @@ def choose_amp(device: torch.device, name: str = "auto") -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if device.type == "cpu" and any(getattr(torch.cpu, f, bool)() for f in _FAST_BF16):
         return "bf16"
     return "fp32"
 
@@ -278,13 +280,15 @@ class Trainer:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
         return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
+    @contextmanager
     def _dropout_seed(self, step: int):
         """Dropout draws from the global generator: seed it for the step, and give it back as it was."""
         if self.config.unet.dropout == 0:
-            return nullcontext()
-        fork = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
-        stack = _Then(fork, lambda: torch.manual_seed(derive_seed(self.config.seed, _DROPOUT, step, self.rank)))
-        return stack
+            yield
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self.config.seed, _DROPOUT, step, self.rank))
+            yield
 
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
@@ -373,20 +377,6 @@ class Trainer:
         self.history = description["history"]
 
 
-class _Then:
-    """A context manager that does one thing right after entering another."""
-
-    def __init__(self, outer, action: Callable[[], object]):
-        self.outer, self.action = outer, action
-
-    def __enter__(self):
-        self.outer.__enter__()
-        self.action()
-
-    def __exit__(self, *exception):
-        return self.outer.__exit__(*exception)
-
-
 def train(
     trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[TrainStep]:
@@ -421,12 +411,29 @@ def _agree(stop: Callable[[], bool], trainer: Trainer) -> bool:
     return bool(flag.item())
 
 
-def join_processes() -> None:
-    """Under torchrun, join the other processes (NCCL on GPUs, gloo on CPUs); alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+@contextmanager
+def processes():
+    """Under torchrun, join the other processes (NCCL on GPUs, gloo on CPUs) for a while; alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_alone():
+    """What is done inside is done by the first process alone, then by the others: for downloads."""
+    if dist.is_initialized() and dist.get_rank() > 0:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and dist.get_rank() == 0:
+        dist.barrier()
 
 
 def recipe(name: str, **changes) -> TrainConfig:
