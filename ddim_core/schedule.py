@@ -135,8 +135,6 @@ class Schedule:
         Raises:
             TypeError: t is not an integer. ValueError: it lies outside.
         """
-        if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool):
-            raise TypeError(f"a time must be an integer, got a tensor of {t.dtype}")
         t = _as_int(t, "a time")
         if not lowest <= t <= self.T:
             raise ValueError(f"a time must lie in {lowest}..{self.T}, got {t}")
@@ -188,7 +186,7 @@ def predict_eps(xt: Tensor, t: int | Tensor, x0: Tensor, schedule: Schedule) -> 
 
 
 def _as_int(value: object, name: str) -> int:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
         return operator.index(value)
