@@ -1,4 +1,4 @@
-# make book | test | test-book | lint | env | assets | clean        (each makes what it needs on a fresh machine)
+# make book | test | test-book | lint | links | env | assets | clean        (each makes what it needs on a fresh machine)
 SHELL := bash
 .DEFAULT_GOAL := book
 PYTHON ?= python3
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null 
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= agg
 
-.PHONY: book test test-book lint env assets clean
+.PHONY: book test test-book lint links env assets clean
 
 env: $(READY)
 
@@ -46,6 +46,10 @@ test-book: book
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# every outside link of the book (needs the network)
+links: $(READY)
+	$(VENV)/bin/jupyter-book build . --builder linkcheck
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
