@@ -1,7 +1,7 @@
 """ddim_core: Denoising Diffusion Implicit Models, small enough to read."""
 
 from .noise import image_generators, image_noise
-from .sample import ddim_step, generate, sample
+from .sample import ddim_step, encode, generate, lerp, sample, slerp
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
 from .unet import UNet, UNetConfig
 
@@ -12,10 +12,13 @@ __all__ = [
     "UNetConfig",
     "add_noise",
     "ddim_step",
+    "encode",
     "generate",
     "image_generators",
     "image_noise",
+    "lerp",
     "predict_eps",
     "predict_x0",
     "sample",
+    "slerp",
 ]

@@ -10,6 +10,7 @@ from t to any s < t (DDIM, eq. 12 and 16) estimates the picture and noises it ag
 eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is only another grid.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .noise import image_generators, image_noise
-from .schedule import Schedule, predict_eps, predict_x0
+from .schedule import Schedule, add_noise, predict_eps, predict_x0
 
-__all__ = ["SIGMA_HAT", "Step", "ddim_step", "generate", "sample"]
+__all__ = ["SIGMA_HAT", "Step", "ddim_step", "encode", "generate", "lerp", "sample", "slerp"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 SIGMA_HAT = "sigma-hat"
@@ -119,9 +120,7 @@ def sample(
     Raises:
         ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator; and as `ddim_step`.
     """
-    tau = [schedule.check_time(t) for t in tau]
-    if len(tau) < 2 or tau[0] != 0 or any(s >= t for s, t in pairwise(tau)):
-        raise ValueError(f"tau must ascend from 0 and have at least two entries, got {_short(tau)}")
+    tau = _check_grid(tau, schedule)
     check_eta(eta)
     if eta != 0 and generator is None:
         raise ValueError("eta > 0 adds noise: pass a generator, or one a picture")
@@ -190,6 +189,73 @@ def generate(
     return torch.cat(batches)
 
 
+def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int]) -> Tensor:
+    """Find the x_T from which eta = 0 leads back to x_0, approximately: the same step, upwards (DDIM, eq. 13 and 5.4).
+
+    From s to the next time t > s, with eps as the model sees it in x_s:
+
+        x_t = sqrt(alpha_t) (x_s - sqrt(1 - alpha_s) eps) / sqrt(alpha_s) + sqrt(1 - alpha_t) eps
+
+    The way down asks the model at t and the way up at s, so the two differ, by less the finer the grid is. At s = 0
+    the model is asked at time 1, the lowest it knows.
+
+    Args:
+        x0: `[B, ...]`, pixels in [-1, 1]; all is computed in its dtype. tau: as in `sample`.
+
+    Returns:
+        x at time tau[-1], `[B, ...]`.
+
+    Raises:
+        ValueError, TypeError: a grid that does not ascend from 0.
+    """
+    tau = _check_grid(tau, schedule)
+    x = x0
+    for s, t in pairwise(tau):
+        eps = predict_noise(model, x, max(s, 1))
+        x = add_noise(predict_x0(x, s, eps, schedule), t, eps, schedule)
+    return x
+
+
+def lerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
+    """On the straight line from a to b: `(1 - w) a + w b` for each weight w, `[len(weights), *a.shape]`.
+
+    Halfway between two independent noises it is shorter than either, by 1 / sqrt(2).
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    w = _weights(a, b, weights)
+    return (1 - w) * a + w * b
+
+
+def slerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
+    """On the great circle from a to b (DDIM, eq. 67), for each weight w, `[len(weights), *a.shape]`:
+
+        sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b,       theta the angle between a and b
+
+    a and b are each taken as one vector. Where they point the same way this is `lerp`.
+
+    Raises:
+        ValueError: shapes that differ, a vector of zeros, or vectors that point in opposite ways.
+    """
+    w = _weights(a, b, weights)
+    x, y = a.flatten().double(), b.flatten().double()
+    if x.norm() == 0 or y.norm() == 0:
+        raise ValueError("slerp needs two vectors with a direction: one of them is zero")
+    theta = torch.arccos((x @ y / (x.norm() * y.norm())).clamp(-1, 1)).item()
+    if theta < 1e-6:
+        return lerp(a, b, weights)
+    if math.pi - theta < 1e-6:
+        raise ValueError("slerp has no great circle to choose between opposite vectors")
+    return (torch.sin((1 - w) * theta) * a + torch.sin(w * theta) * b) / math.sin(theta)
+
+
+def _weights(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    return torch.as_tensor(weights, dtype=a.dtype, device=a.device).view(-1, *(1,) * a.ndim)
+
+
 @torch.no_grad()
 def predict_noise(model: Denoiser, xt: Tensor, t: int) -> Tensor:
     """Ask a denoiser about a batch that is at one time t: a network in evaluation mode, without gradients."""
@@ -220,6 +286,13 @@ def check_eta(eta: float | str) -> None:
     """Raise ValueError unless eta is a number in [0, 1] or "sigma-hat"."""
     if eta != SIGMA_HAT and (isinstance(eta, (str, bool)) or not 0 <= eta <= 1):
         raise ValueError(f"eta must lie in [0, 1] or be {SIGMA_HAT!r}, got {eta!r}")
+
+
+def _check_grid(tau: Sequence[int], schedule: Schedule) -> list[int]:
+    tau = [schedule.check_time(t) for t in tau]
+    if len(tau) < 2 or tau[0] != 0 or any(s >= t for s, t in pairwise(tau)):
+        raise ValueError(f"tau must ascend from 0 and have at least two entries, got {_short(tau)}")
+    return tau
 
 
 def _short(tau: list[int]) -> str:
