@@ -1,6 +1,7 @@
 """alpha_t, grids of times, equation 1 and its inverses."""
 
 from decimal import Decimal, getcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def assert_grid(tau, S, T):
     assert all(type(t) is int for t in tau)
     assert tau[0] == 0
     assert tau[-1] == T
-    assert all(s < t for s, t in zip(tau, tau[1:], strict=False))
+    assert all(s < t for s, t in pairwise(tau))
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
