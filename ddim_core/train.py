@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,91 +27,17 @@ from .checkpoint import load_tensors, save_tensors, write_atomically
 from .data import fingerprint, to_model
 from .errors import CheckpointError, NonFiniteError, UsageError
 from .noise import derive_seed
-from .schedule import Schedule, add_noise
-from .unet import UNet, UNetConfig
+from .recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
+from .schedule import add_noise
+from .unet import UNet
 
-__all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "train"]
+__all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "recipe", "train"]
 
 CHECKPOINT = "last.safetensors"
 METRICS = "metrics.jsonl"
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
-_FAST_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for these
 _INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that fixes a training run except the machine.
-
-    Args:
-        dataset: name of the data, see `data.load_dataset`.
-        unet: the network.
-        epochs: passes over the data. A resumed run may have another number than it began with.
-        batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
-        lr: learning rate of Adam after `warmup` steps; "cosine" takes it to zero at the last step, "constant" does not.
-        clip_norm: largest norm of the gradient, None for no limit.
-        ema_decay: decay d of the averaged weights; at step k it is min(d, (1 + k) / (10 + k)).
-        T, beta_1, beta_T: the schedule.
-        seed: of all random draws.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-
-    unet: UNetConfig
-    dataset: str = "mnist"
-    epochs: int = 30
-    batch_size: int = 128
-    lr: float = 1e-3
-    lr_decay: str = "cosine"
-    warmup: int = 200
-    clip_norm: float | None = 1.0
-    ema_decay: float = 0.999
-    T: int = 1000
-    beta_1: float = 1e-4
-    beta_T: float = 0.02
-    seed: int = 0
-
-    def __post_init__(self):
-        for name, lowest in [("epochs", 1), ("batch_size", 1), ("warmup", 0), ("T", 1), ("seed", 0)]:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < lowest:
-                raise UsageError(f"{name} must be an integer of at least {lowest}, got {value!r}")
-        if not 0 < self.lr < math.inf:
-            raise UsageError(f"lr must be positive, got {self.lr}")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise UsageError(f"lr_decay must be cosine or constant, got {self.lr_decay!r}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UsageError(f"clip_norm must be positive or None, got {self.clip_norm}")
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-
-    @property
-    def schedule(self) -> Schedule:
-        return Schedule.linear(self.T, self.beta_1, self.beta_T)
-
-    @classmethod
-    def from_dict(cls, d: dict) -> "TrainConfig":
-        """The inverse of `dataclasses.asdict`, lists allowed for tuples as JSON has them."""
-        return cls(**{**d, "unet": UNetConfig(**d["unet"])})
-
-
-RECIPES: dict[str, TrainConfig] = {
-    # 1.62 M parameters: small enough to sample in a browser and to train on a CPU
-    "mnist": TrainConfig(
-        UNetConfig(28, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.0, norm_groups=8),
-        batch_size=64,
-    ),
-    # 25.8 M parameters, the channels of the original model: for a GPU
-    "mnist-large": TrainConfig(
-        UNetConfig(28, ch=128, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.1, norm_groups=32),
-        batch_size=256,
-        lr=2e-4,
-        warmup=1000,
-        ema_decay=0.9995,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -129,44 +55,6 @@ class TrainStep:
     loss: Tensor
     lr: float
     metrics: dict | None = field(default=None)
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """The device of that name ("cuda", "mps", "cpu", ...), or the best there is.
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"device {name!r} cannot be used ({str(error).splitlines()[0]}): leave --device out"
-        ) from error
-    return device
-
-
-def choose_amp(device: torch.device, name: str = "auto") -> str:
-    """Arithmetic of the forward pass: "fp32", "bf16" or "fp16"; "auto" takes bf16 where it is fast, and fp16 (with a
-    gradient scaler) on GPUs too old for it.
-
-    Raises:
-        UsageError: an unknown name, or fp16 on a device other than a CUDA GPU.
-    """
-    if name not in ("auto", "fp32", "bf16", "fp16"):
-        raise UsageError(f"amp must be auto, fp32, bf16 or fp16, got {name!r}")
-    if name == "fp16" and device.type != "cuda":
-        raise UsageError("amp fp16 needs a CUDA GPU: use auto")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and any(getattr(torch.cpu, f, bool)() for f in _FAST_BF16):
-        return "bf16"
-    return "fp32"
 
 
 class Trainer:
@@ -434,14 +322,3 @@ def first_alone():
     yield
     if dist.is_initialized() and dist.get_rank() == 0:
         dist.barrier()
-
-
-def recipe(name: str, **changes) -> TrainConfig:
-    """A recipe by name, with some settings changed.
-
-    Raises:
-        UsageError: no such recipe, or a value out of range.
-    """
-    if name not in RECIPES:
-        raise UsageError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
-    return replace(RECIPES[name], **changes)
