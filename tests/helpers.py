@@ -22,14 +22,17 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """All parameters random and of a size that keeps signals near 1, so that none is without effect."""
+    """All parameters random and none without effect; of the size that PyTorch gives them at first."""
     generator = seeded(seed)
     with torch.no_grad():
-        for p in model.parameters():
-            fan_in = p[0].numel() if p.ndim > 1 else 1
-            p.copy_(torch.randn(p.shape, generator=generator) * (fan_in**-0.5 if p.ndim > 1 else 0.3))
-            if p.ndim == 1:
-                p.add_(0.5)
+        for name, p in model.named_parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+            if p.ndim > 1:
+                p.mul_(0.5 * p[0].numel() ** -0.5)
+            elif name.endswith("bias"):
+                p.mul_(0.1)
+            else:  # the scale of a normalisation
+                p.mul_(0.3).add_(1)
     return model
 
 
