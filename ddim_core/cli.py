@@ -175,8 +175,8 @@ def _train_classifier(args: argparse.Namespace) -> int:
 
 def _samples(args: argparse.Namespace):
     """The pictures that the options of `_add_sampling` ask for, `[n, C, H, W]` on the CPU."""
-    from .sample import generate
     from .recipes import choose_device
+    from .sample import generate
     from .weights import load_pretrained, load_weights
 
     load = load_weights if args.weights.endswith(".safetensors") else load_pretrained

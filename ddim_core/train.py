@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -92,7 +93,11 @@ class Trainer:
             self.model = UNet(config.unet).to(self.device).train()
             self.ema = UNet(config.unet).to(self.device).eval().requires_grad_(False)
         self.ema.load_state_dict(self.model.state_dict())
-        self.parallel = nn.parallel.DistributedDataParallel(self.model) if self.world > 1 else self.model
+        self.parallel = self.model
+        if self.world > 1:
+            # harmless, and said once a process: 1x1 convolutions leave gradients with strides of their own on a CPU
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            self.parallel = nn.parallel.DistributedDataParallel(self.model)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.generator = torch.Generator(self.device)
