@@ -2,7 +2,7 @@
 
 One file holds named tensors and a JSON description (safetensors, no pickled code). It is written beside its final
 place, flushed to disk and renamed, so a crash at any moment leaves the old file or the new one. The description
-carries a sha256 over all tensors, checked at every load.
+carries a sha256 over all tensors and itself, checked at every load.
 """
 
 import contextlib
@@ -59,7 +59,8 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict
         DiskError: as `write_atomically`.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    description = {**description, "tensors_sha256": _digest(tensors)}
+    description = json.loads(json.dumps(description))  # as it will be read back: lists for tuples, strings for keys
+    description["content_sha256"] = _digest(tensors, description)
     # one key: several would be written in an order that changes from run to run
     write_atomically(path, save(tensors, metadata={_KEY: json.dumps(description, sort_keys=True)}))
 
@@ -76,8 +77,8 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
     with _opened(path) as f:
         description = _description(f, path, kind)
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
-    if _digest(tensors) != description.get("tensors_sha256"):
-        raise CheckpointError(f"{path} is damaged (its tensors do not match their sha256): use another copy")
+    if not _is_whole(tensors, description):
+        raise CheckpointError(f"{path} is damaged (its content does not match its sha256): use another copy")
     return tensors, description
 
 
@@ -108,14 +109,25 @@ def _description(f, path: str | Path, kind: str | None) -> dict:
     try:
         description = json.loads((f.metadata() or {})[_KEY])
     except (KeyError, json.JSONDecodeError):
-        raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description") from None
+        description = None
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description")
     if kind is not None and description.get("kind") != kind:
         raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {kind!r}")
     return description
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def _is_whole(tensors: dict[str, Tensor], description: dict) -> bool:
+    if "tensors_sha256" in description:  # files from before the description was covered as well
+        return _digest(tensors) == description["tensors_sha256"]
+    rest = {k: v for k, v in description.items() if k != "content_sha256"}
+    return _digest(tensors, rest) == description.get("content_sha256")
+
+
+def _digest(tensors: dict[str, Tensor], description: dict | None = None) -> str:
     digest = hashlib.sha256()
+    if description is not None:
+        digest.update(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
