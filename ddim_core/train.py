@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -190,10 +191,13 @@ class Trainer:
 
     def _check_finite(self) -> None:
         if not math.isfinite(self._loss_sum.item()):
-            raise NonFiniteError(
-                f"the loss is not finite by step {self.steps_done} (lr {self.lr(self.steps_done - 1):.2g}, {self.amp}): "
-                "the last checkpoint is untouched; go on from it with a smaller --lr or with --amp fp32"
-            )
+            self._refuse("the loss is")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise NonFiniteError(
+            f"{what} not finite by step {self.steps_done} (lr {self.lr(self.steps_done - 1):.2g}, {self.amp}): "
+            "the last checkpoint is untouched; go on from it with a smaller --lr or with --amp fp32"
+        )
 
     def _close_epoch(self) -> dict:
         done = self.steps_per_epoch
@@ -217,6 +221,8 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write the whole state, atomically. Raises DiskError; NonFiniteError rather than saving a broken state."""
         self._check_finite()
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            self._refuse("a parameter is")
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
