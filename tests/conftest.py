@@ -1,12 +1,13 @@
 """One thread, few and (in CI) fixed hypothesis examples, and no test that leaves the global random state moved."""
 
 import os
+import urllib.request
 
 import pytest
 import torch
 from hypothesis import settings
 
-from ddim_core import Schedule
+from ddim_core import Schedule, data
 
 settings.register_profile("ddim", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ddim")
@@ -24,3 +25,16 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def schedule() -> Schedule:
     return Schedule.linear()
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """The real download, which ends at once: nothing listens behind the proxy, and the cache is empty."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # made once, with the proxies of that moment
+    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    yield
+    urllib.request._opener = None
