@@ -23,10 +23,11 @@ def frame(image: Image.Image | bytes, alt: str, *, width: int | None = None) -> 
         width: in CSS pixels, the picture's own if left out; narrower where the page is.
     """
     data = image if isinstance(image, bytes) else png(image)
-    style = f"width:{width}px;" if width else ""
+    # nearest neighbour keeps pixels square where a picture is enlarged, and breaks letters where it is made narrower
+    style = f"width:{width}px;image-rendering:pixelated;" if width else ""
     return ipywidgets.HTML(
-        f'<img class="frame" alt="{html.escape(alt, quote=True)}" style="{style}max-width:100%;height:auto;'
-        f'image-rendering:pixelated" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f'<img class="frame" alt="{html.escape(alt, quote=True)}" style="{style}max-width:100%;height:auto" '
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
     )
 
 
