@@ -35,9 +35,15 @@ book: $(READY) assets
 	@echo "The book is at  $(CURDIR)/_build/html/index.html"
 	@echo "           URL  file://$(CURDIR)/_build/html/index.html"
 
+# The notebooks run twice in all: here from an empty folder with nothing but the installed package, as in Colab, and in their
+# own folder when the book is built.
 test: $(READY)
 	$(PY) -m pytest tests --ignore=tests/book -n $(WORKERS)
-	$(PY) -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n $(WORKERS) book
+	rm -rf build && D=$$(mktemp -d) && trap 'rm -rf "$$D" build' EXIT && \
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" . && \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$D/package" "$$D"/*.whl && \
+	mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
+	PYTHONPATH="$$D/package" $(CURDIR)/$(PY) -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n $(WORKERS) .
 
 # the built book in a real browser (Chromium must be installed)
 test-book: book
