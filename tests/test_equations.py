@@ -1,0 +1,965 @@
+"""Every displayed equation of the book, put to numbers.
+
+A test says with `@holds("eq-...", code=...)` which equations it holds, and which names of ddim_core are that equation.
+Both sides are computed by different roads: plain floats and quadrature here, the package there. The first sentence of
+a test's docstring goes into the book (book/_ext/equations.py); the last tests of this file see that no equation is
+left out.
+"""
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, randn, seeded
+
+from ddim_core import Schedule, add_noise, ddim_step, predict_eps, predict_x0, sample
+from ddim_core.oracle import DatasetDenoiser, GaussianDenoiser
+from ddim_core.train import TrainConfig, Trainer
+from ddim_core.unet import AttentionBlock, timestep_embedding
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
+import equations
+
+
+@dataclass(frozen=True)
+class Held:
+    """That a test holds an equation: the test's name, the first sentence of its docstring, the code it names."""
+
+    name: str
+    says: str
+    code: tuple[str, ...]
+
+
+HELD: dict[str, list[Held]] = {}
+
+
+def holds(*labels: str, code: str | tuple[str, ...] = ()) -> Callable:
+    """Mark a test as the one that holds these equations."""
+
+    def mark(test: Callable) -> Callable:
+        says = " ".join(inspect.getdoc(test).split("\n\n")[0].split()).rstrip(".")
+        for label in labels:
+            HELD.setdefault(label, []).append(Held(test.__name__, says, (code,) if isinstance(code, str) else code))
+        return test
+
+    return mark
+
+
+# --- what the tests share: the schedule in plain floats, bells by quadrature, small chains as matrices -------------------
+
+SCHEDULE, T = Schedule.linear(), 1000
+BETA = [math.nan] + [0.0001 + (t - 1) / (T - 1) * (0.02 - 0.0001) for t in range(1, T + 1)]
+ALPHA = [1.0]
+for _t in range(1, T + 1):
+    ALPHA.append(ALPHA[-1] * (1 - BETA[_t]))
+A = np.array(ALPHA)
+TIMES = (1, 2, 10, 100, 259, 500, 999, 1000)
+STEPS = ((1, 0), (2, 1), (10, 9), (100, 0), (300, 100), (500, 499), (1000, 500), (1000, 999))
+DOUBLE = {"dtype": torch.float64}
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()  # E f(z) = sum WEIGHTS f(NODES), z standard normal
+
+near = pytest.approx
+
+
+def close(a, b, tolerance: float = 1e-10) -> None:
+    np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=tolerance, atol=tolerance)
+
+
+def column(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, **DOUBLE)[:, None]
+
+
+def deviation(eta: float, t: int, s: int) -> float:
+    """sigma of DDIM, eq. 16, in DDPM's words: eta times the root of the posterior's variance."""
+    return eta * math.sqrt((1 - ALPHA[s]) / (1 - ALPHA[t]) * (1 - ALPHA[t] / ALPHA[s]))
+
+
+def family_weights(eta: float, t: int, s: int) -> tuple[float, float, float]:
+    """(of x_0, of x_t, of z) in x_s: the coefficients of the family's step, multiplied out."""
+    sigma = deviation(eta, t, s)
+    of_xt = math.sqrt(max(1 - ALPHA[s] - sigma**2, 0.0) / (1 - ALPHA[t]))
+    return math.sqrt(ALPHA[s]) - of_xt * math.sqrt(ALPHA[t]), of_xt, sigma
+
+
+class Chain:
+    """One pixel x_0 ~ N(0, std^2) and n steps: everything is a combination of n + 1 independent standard normals.
+
+    `q` and `p` hold the covariance matrices of (x_0, ..., x_n) under the family and under the model whose denoiser
+    answers c_t x_t; the rows say how each state is made.
+    """
+
+    def __init__(self, a, eta: float, c, std: float = 0.5, sigma_1: float = 0.2):
+        self.a, self.n, self.c, self.std, self.sigma_1 = np.asarray(a), len(a) - 1, c, std, sigma_1
+        a, n = self.a, self.n
+        t = np.arange(2, n + 1)
+        rest = eta * np.sqrt((1 - a[t - 1]) / (1 - a[t]) * (1 - a[t] / a[t - 1]))
+        self.sigma = np.concatenate([[np.nan, sigma_1], rest])
+        q, p = np.zeros((2, n + 1, n + 1))
+        q[0, 0], p[n, n] = std, 1
+        q[n] = math.sqrt(a[n]) * q[0]
+        q[n, n] += math.sqrt(1 - a[n])
+        for t in range(n, 0, -1):
+            if t > 1:
+                q[t - 1] = self.mean(t, q[0], q[t])
+                q[t - 1, t - 1] += self.sigma[t]
+            p[t - 1] = self.mean(t, self.guess(t) * p[t], p[t])
+            p[t - 1, t - 1] += self.sigma[t]
+        self.q, self.p = q @ q.T, p @ p.T
+
+    def mean(self, t, x0, xt):
+        """Of x_{t-1} given x_0 and x_t; at t = 1 it is x_0 itself."""
+        if t == 1:
+            return x0
+        a = self.a
+        eps = (xt - math.sqrt(a[t]) * x0) / math.sqrt(1 - a[t])
+        return math.sqrt(a[t - 1]) * x0 + math.sqrt(1 - a[t - 1] - self.sigma[t] ** 2) * eps
+
+    def guess(self, t):
+        """x0_hat / x_t."""
+        return (1 - math.sqrt(1 - self.a[t]) * self.c[t]) / math.sqrt(self.a[t])
+
+    def J(self):
+        """E log q(x_1..x_n | x_0) / p(x_0..x_n), from the two matrices alone."""
+        return kl(self.q, self.p) + math.log(2 * math.pi * math.e * self.std**2) / 2
+
+    def square(self, t, of_x0, of_xt):
+        """E (of_x0 x_0 + of_xt x_t)^2 under q."""
+        return of_x0**2 * self.q[0, 0] + 2 * of_x0 * of_xt * self.q[0, t] + of_xt**2 * self.q[t, t]
+
+    def divergence(self, t):
+        """E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), t >= 2: equal variances, means that differ by a line."""
+        of_x0 = self.mean(t, 1.0, 0.0)
+        of_xt = self.mean(t, 0.0, 1.0) - self.mean(t, self.guess(t), 1.0)
+        return self.square(t, of_x0, of_xt) / (2 * self.sigma[t] ** 2)
+
+    def error(self, t):
+        """E (eps - c_t x_t)^2: eps is a combination of x_0 and x_t."""
+        n = math.sqrt(1 - self.a[t])
+        return self.square(t, -math.sqrt(self.a[t]) / n, 1 / n - self.c[t])
+
+    def gamma(self, t):
+        a, sigma = self.a, self.sigma
+        if t == 1:
+            return (1 - a[1]) / (2 * a[1] * sigma[1] ** 2)
+        return (math.sqrt(a[t - 1] * (1 - a[t]) / a[t]) - math.sqrt(1 - a[t - 1] - sigma[t] ** 2)) ** 2 / (
+            2 * sigma[t] ** 2
+        )
+
+    def terminal(self):
+        """E KL(q(x_n | x_0) || N(0, 1))."""
+        a = self.a[self.n]
+        return (a * self.std**2 + (1 - a) - 1 - math.log(1 - a)) / 2
+
+    def constant(self):
+        a = self.a[self.n]
+        return (a * self.std**2 - a - math.log(1 - a)) / 2 + math.log(2 * math.pi * self.sigma_1**2) / 2
+
+
+def kl(Q, P):
+    """Between normal distributions with mean 0 and these covariances."""
+    return (np.trace(np.linalg.solve(P, Q)) - len(Q) + np.linalg.slogdet(P)[1] - np.linalg.slogdet(Q)[1]) / 2
+
+
+def log_normal(x, mean, covariance):
+    d = np.atleast_1d(x - mean)
+    C = np.atleast_2d(covariance)
+    return -(d @ np.linalg.solve(C, d) + np.linalg.slogdet(C)[1] + len(d) * math.log(2 * math.pi)) / 2
+
+
+SHORT = Schedule.linear(6, 0.05, 0.6).alpha.numpy()
+BAD = np.array([np.nan, 0.9, 0.3, 0.8, 0.2, 1.1, 0.7])  # c_t of a denoiser that nobody would want
+chains = pytest.mark.parametrize("chain", [Chain(SHORT, eta, BAD) for eta in (0.1, 0.5, 1.0)], ids=["0.1", "0.5", "1"])
+
+
+def two_points(x, signal, noise):
+    """E[x_0 | x = signal x_0 + noise eps] for x_0 = -1 or 1 with equal chance."""
+    return np.tanh(signal * x / noise**2)
+
+
+# --- noising --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [0, *TIMES])
+@holds("eq-noising", code="ddim_core.add_noise")
+def test_noising(t):
+    """The package's formula against plain floats, for several t."""
+    x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
+    expected = math.sqrt(ALPHA[t]) * x0 + math.sqrt(1 - ALPHA[t]) * eps
+    close(add_noise(x0, t, eps, SCHEDULE), expected, 1e-12)
+
+
+@holds("eq-alpha", code="ddim_core.Schedule.linear")
+def test_alpha():
+    """The schedule against products of exact fractions."""
+    first, last = Fraction(1, 10_000), Fraction(2, 100)
+    product = Fraction(1)
+    assert SCHEDULE.alpha[0] == 1
+    for t in range(1, 61):
+        product *= 1 - (first + Fraction(t - 1, T - 1) * (last - first))
+        assert SCHEDULE.alpha[t].item() == near(float(product), rel=1e-13)
+    close(SCHEDULE.alpha.log(), np.log(A), 1e-12)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-snr", code="ddim_core.Schedule.scales")
+def test_snr(t):
+    """The ratio of the two shares' powers, and that it falls and passes 1 between t = 259 and 260."""
+    signal, noise = SCHEDULE.scales(t, column(0.0))
+    assert (signal / noise) ** 2 == near(ALPHA[t] / (1 - ALPHA[t]))
+    snr = A[1:] / (1 - A[1:])
+    assert (np.diff(snr) < 0).all()
+    assert snr[259 - 1] > 1 > snr[260 - 1]
+
+
+@pytest.mark.parametrize("t", [1, 100, 500, 1000])
+@holds("eq-marginal", code="ddim_core.add_noise")
+def test_marginal(t):
+    """Mean, variance and distribution function of 100,000 draws."""
+    x0 = 0.6
+    x = add_noise(torch.full((100_000, 1), x0, **DOUBLE), t, randn(100_000, 1, **DOUBLE), SCHEDULE).flatten()
+    bell = NormalDist(math.sqrt(ALPHA[t]) * x0, math.sqrt(1 - ALPHA[t]))
+    assert x.mean().item() == near(bell.mean, abs=5 * bell.stdev / math.sqrt(len(x)))
+    assert x.std().item() == near(bell.stdev, rel=5 / math.sqrt(2 * len(x)))
+    for k in (-2, -1, 0, 1, 2):
+        share = (x < bell.mean + k * bell.stdev).double().mean().item()
+        assert share == near(NormalDist().cdf(k), abs=5 * 0.5 / math.sqrt(len(x)))
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-variance", code="ddim_core.add_noise")
+def test_variance(t):
+    """Three pictures and the noise by quadrature: the variance over all of them."""
+    pictures, chances = np.array([-1.0, -0.2, 0.9]), np.array([0.5, 0.2, 0.3])
+    x = np.stack([add_noise(torch.full((80, 1), y, **DOUBLE), t, column(*NODES), SCHEDULE)[:, 0] for y in pictures])
+    chance = chances[:, None] * WEIGHTS
+    variance = (chance * x**2).sum() - (chance * x).sum() ** 2
+    of_pictures = (chances * pictures**2).sum() - (chances * pictures).sum() ** 2
+    assert variance == near(ALPHA[t] * of_pictures + 1 - ALPHA[t])
+
+
+@holds("eq-markov")
+def test_markov():
+    """Mean and variance, followed up the chain step by step, are those of the marginal at every t."""
+    mean, variance = 1.0, 0.0  # the mean in multiples of x_0
+    for t in range(1, T + 1):
+        mean *= math.sqrt(1 - BETA[t])
+        variance = (1 - BETA[t]) * variance + BETA[t]
+        assert mean == near(math.sqrt(SCHEDULE.alpha[t].item()), rel=1e-11)
+        assert variance == near(1 - SCHEDULE.alpha[t].item(), rel=1e-11)
+
+
+@holds("eq-two-steps")
+def test_two_steps():
+    """Both sides in exact fractions, for all neighbours."""
+    for t in range(2, T + 1):
+        b, c = Fraction(BETA[t]), Fraction(BETA[t - 1])
+        assert (1 - b) * c + b == 1 - (1 - b) * (1 - c)
+
+
+# --- denoising ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-predict-eps", code="ddim_core.predict_eps")
+def test_predict_eps(t):
+    """The noise that was put in comes out again, and is the quotient in plain floats."""
+    x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
+    xt = math.sqrt(ALPHA[t]) * x0 + math.sqrt(1 - ALPHA[t]) * eps
+    close(predict_eps(xt, t, x0, SCHEDULE), eps)
+    close(predict_eps(xt, t, 2 * x0, SCHEDULE), (xt - math.sqrt(ALPHA[t]) * 2 * x0) / math.sqrt(1 - ALPHA[t]))
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-predict-x0", code="ddim_core.predict_x0")
+def test_predict_x0(t):
+    """The picture that was noised comes out again, and is the quotient in plain floats."""
+    x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
+    xt = math.sqrt(ALPHA[t]) * x0 + math.sqrt(1 - ALPHA[t]) * eps
+    close(predict_x0(xt, t, eps, SCHEDULE), x0)
+    close(predict_x0(xt, t, 2 * eps, SCHEDULE), (xt - math.sqrt(1 - ALPHA[t]) * 2 * eps) / math.sqrt(ALPHA[t]))
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@holds("eq-denoising", code="ddim_core.ddim_step")
+def test_denoising(t, s):
+    """A step told the true noise goes to where the same noise leads at s."""
+    x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
+    xt = math.sqrt(ALPHA[t]) * x0 + math.sqrt(1 - ALPHA[t]) * eps
+    close(ddim_step(xt, eps, t, s, SCHEDULE)[0], math.sqrt(ALPHA[s]) * x0 + math.sqrt(1 - ALPHA[s]) * eps)
+
+
+PICTURES = np.array([[-1.0, 0.2, 0.5], [0.3, 0.4, -0.6], [0.9, -1.0, 0.1], [0.0, 0.0, 0.8]])
+BEFORE = np.array([0.4, -0.1, 0.2])
+
+
+def likelihoods(t):
+    """p(x_t | y_i) as products over pixels of the bell's height."""
+    return np.array(
+        [
+            math.prod(
+                NormalDist(math.sqrt(ALPHA[t]) * y, math.sqrt(1 - ALPHA[t])).pdf(x)
+                for x, y in zip(BEFORE, picture, strict=True)
+            )
+            for picture in PICTURES
+        ]
+    )
+
+
+@pytest.mark.parametrize("t", [100, 259, 500, 999])
+@holds("eq-likelihood", "eq-weights", code="ddim_core.oracle.DatasetDenoiser.weights")
+def test_likelihood_and_weights(t):
+    """Products of one-pixel densities: their ratios, and their shares in the sum."""
+    p = likelihoods(t)
+    distance = ((BEFORE - math.sqrt(ALPHA[t]) * PICTURES) ** 2).sum(1)
+    close(p / p[0], np.exp(-(distance - distance[0]) / (2 * (1 - ALPHA[t]))))
+    oracle = DatasetDenoiser(torch.from_numpy(PICTURES), SCHEDULE)
+    close(oracle.weights(torch.from_numpy(BEFORE)[None], t)[0], p / p.sum())
+
+
+@pytest.mark.parametrize("t", [100, 259, 500, 999])
+@holds("eq-posterior-mean", code="ddim_core.oracle.DatasetDenoiser.x0")
+def test_posterior_mean(t):
+    """Bayes' rule by hand on four pictures."""
+    p = likelihoods(t)
+    oracle = DatasetDenoiser(torch.from_numpy(PICTURES), SCHEDULE)
+    close(oracle.x0(torch.from_numpy(BEFORE)[None], t)[0], (p[:, None] * PICTURES).sum(0) / p.sum())
+
+
+@pytest.mark.parametrize("t", [1, 100, 500, 1000])
+@holds("eq-gauss", code="ddim_core.oracle.GaussianDenoiser.x0")
+def test_gauss(t):
+    """The average of x_0 under prior times likelihood, by a fine sum."""
+    m, b, x = 0.3, 0.5, 0.8
+    y = np.linspace(m - 9 * b, m + 9 * b, 200_001)
+    weight = np.exp(-((y - m) ** 2) / (2 * b**2) - (x - math.sqrt(ALPHA[t]) * y) ** 2 / (2 * (1 - ALPHA[t])))
+    found = m + math.sqrt(ALPHA[t]) * b**2 / (ALPHA[t] * b**2 + 1 - ALPHA[t]) * (x - math.sqrt(ALPHA[t]) * m)
+    assert (weight * y).sum() / weight.sum() == near(found, rel=1e-9)
+    assert GaussianDenoiser(m, b, SCHEDULE).x0(column(x), t).item() == near(found, rel=1e-12)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@holds("eq-loss", code="ddim_core.train.Trainer.step")
+def test_loss():
+    """The loss of a training step against the same draw, summed by hand; zero as a guess costs 1."""
+    images = torch.randint(0, 256, (16, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
+    trainer = Trainer(TrainConfig(unet=TINY.__class__(**{**TINY.to_dict(), "dropout": 0.0}), batch_size=8), images)
+    x0, t, eps = trainer.batch(0)
+    xt = torch.stack(
+        [ALPHA[k] ** 0.5 * x + (1 - ALPHA[k]) ** 0.5 * e for x, k, e in zip(x0, t.tolist(), eps, strict=True)]
+    )
+    with torch.no_grad():
+        guess = trainer.model(xt, t)
+    d, expected = 64, 0.0
+    for g, e in zip(guess, eps, strict=True):
+        expected += ((g - e) ** 2).sum().item() / d / len(x0)
+    assert trainer.step().loss.item() == near(expected, rel=1e-4)
+    assert (randn(1000, 64) ** 2).mean().item() == near(1, abs=0.03)
+
+
+@pytest.mark.parametrize("t", [100, 500])
+@holds("eq-best-guess", code="ddim_core.oracle.DatasetDenoiser")
+def test_best_guess(t):
+    """For each of many x_t, no number costs less than the average noise: found by search, not by formula."""
+    oracle = DatasetDenoiser(column(-1.0, 1.0), SCHEDULE)
+    signal, noise = math.sqrt(ALPHA[t]), math.sqrt(1 - ALPHA[t])
+    for x in (-1.3, -0.2, 0.0, 0.7):
+        y = np.array([-1.0, 1.0])
+        chance = np.exp(-((x - signal * y) ** 2) / (2 * noise**2))
+        eps = (x - signal * y) / noise
+        g = np.linspace(eps.min(), eps.max(), 100_001)
+        cost = ((g[:, None] - eps) ** 2 * chance / chance.sum()).sum(1)
+        width = (eps.max() - eps.min()) / 100_000
+        assert oracle(column(x), t).item() == near(g[cost.argmin()], abs=width)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-error-ratio", "eq-error-x0", code=("ddim_core.predict_x0", "ddim_core.predict_eps"))
+def test_error_of_noise_and_picture(t):
+    """A wrong noise goes in, the error of the picture comes out; and the other way round."""
+    xt, eps, wrong = column(0.4, -1.7), column(0.7, -2.0), column(0.9, 0.1)
+    error = predict_x0(xt, t, wrong, SCHEDULE) - predict_x0(xt, t, eps, SCHEDULE)
+    close(wrong - eps, -math.sqrt(ALPHA[t] / (1 - ALPHA[t])) * error)
+    close(-error, math.sqrt((1 - ALPHA[t]) / ALPHA[t]) * (wrong - eps))
+    x0, other = column(0.2, 0.3), column(-0.5, 0.1)
+    error = predict_eps(xt, t, other, SCHEDULE) - predict_eps(xt, t, x0, SCHEDULE)
+    close(error, -math.sqrt(ALPHA[t] / (1 - ALPHA[t])) * (other - x0))
+
+
+@holds("eq-attention", code="ddim_core.unet.AttentionBlock")
+def test_attention():
+    """The block against loops over positions, in float64."""
+    torch.manual_seed(0)
+    block = AttentionBlock(8, 4).double()
+    x = randn(1, 8, 2, 3, **DOUBLE)
+    with torch.no_grad():
+        h = block.norm(x)
+        q, k, v = (layer(h)[0].flatten(1).T.numpy() for layer in (block.q, block.k, block.v))
+        W, bias = block.proj_out.weight[:, :, 0, 0].numpy(), block.proj_out.bias.numpy()
+        found = block(x)[0].flatten(1).T.numpy()
+    for i in range(6):
+        score = np.exp([q[i] @ k[j] / math.sqrt(8) for j in range(6)])
+        mixed = sum(a * value for a, value in zip(score / score.sum(), v, strict=True))
+        close(found[i], x[0].flatten(1).T[i].numpy() + W @ mixed + bias)
+
+
+@holds("eq-time", code="ddim_core.unet.timestep_embedding")
+def test_time():
+    """Each sine and cosine against the math module, for several times and widths."""
+    for channels in (4, 32, 128):
+        h = channels // 2
+        omega = [10 ** (-4 * (i - 1) / (h - 1)) for i in range(1, h + 1)]
+        for t in (1, 7, 500, 1000):
+            expected = [math.sin(w * t) for w in omega] + [math.cos(w * t) for w in omega]
+            close(timestep_embedding(torch.tensor([t]), channels)[0], expected, 2e-4)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-linear-loss")
+def test_linear_loss(t):
+    """The residual of least squares from x_t to the noise, for correlated pixels, from their covariance matrix."""
+    d = 5
+    root = randn(d, d, **DOUBLE).numpy()
+    C = root @ root.T
+    of_xt = ALPHA[t] * C + (1 - ALPHA[t]) * np.eye(d)
+    with_eps = math.sqrt(1 - ALPHA[t]) * np.eye(d)  # Cov(x_t, eps)
+    residual = np.eye(d) - with_eps.T @ np.linalg.solve(of_xt, with_eps)
+    variances = np.linalg.eigvalsh(C)
+    expected = (ALPHA[t] * variances / (ALPHA[t] * variances + 1 - ALPHA[t])).mean()
+    assert np.trace(residual) / d == near(expected, rel=1e-8)
+
+
+@holds("eq-ema", code="ddim_core.train.Trainer")
+def test_ema():
+    """The average of a parameter after some steps against a running average kept beside it."""
+    images = torch.randint(0, 256, (16, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
+    trainer = Trainer(TrainConfig(unet=TINY, batch_size=8, ema_decay=0.3, lr=0.01), images)
+    kept = [p.detach().double().clone() for p in trainer.ema.parameters()]
+    for k in range(5):
+        trainer.step()
+        delta = min(0.3, (1 + k) / (10 + k))  # smaller at first
+        kept = [
+            delta * a + (1 - delta) * p.detach().double() for a, p in zip(kept, trainer.model.parameters(), strict=True)
+        ]
+    for a, p in zip(kept, trainer.ema.parameters(), strict=True):
+        close(p, a, 1e-6)
+
+
+# --- fast sampling --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@holds("eq-x0hat", "eq-step", code=("ddim_core.predict_x0", "ddim_core.ddim_step"))
+def test_step(t, s):
+    """The step in plain floats, for any noise a network may name."""
+    xt, guess = 0.7, -0.4
+    x0_hat = (xt - math.sqrt(1 - ALPHA[t]) * guess) / math.sqrt(ALPHA[t])
+    xs, found = ddim_step(column(xt), column(guess), t, s, SCHEDULE)
+    assert found.item() == near(x0_hat, rel=1e-11)
+    assert predict_x0(column(xt), t, column(guess), SCHEDULE).item() == near(x0_hat, rel=1e-11)
+    assert xs.item() == near(math.sqrt(ALPHA[s]) * x0_hat + math.sqrt(1 - ALPHA[s]) * guess, rel=1e-11)
+
+
+@holds("eq-grid", code="ddim_core.Schedule.timesteps")
+def test_grid():
+    """Ends, order and number of entries, for every S; and S calls of the model."""
+    for S in range(1, T + 1):
+        tau = SCHEDULE.timesteps(S)
+        assert tau[0] == 0
+        assert tau[-1] == T
+        assert len(tau) == S + 1
+        assert all(a < b for a, b in pairwise(tau))
+    asked = []
+    list(sample(lambda x, t: asked.append(int(t[0])) or x, SCHEDULE, column(1.0), SCHEDULE.timesteps(7)))
+    assert asked == SCHEDULE.timesteps(7)[:0:-1]
+
+
+@holds("eq-even", code="ddim_core.Schedule.timesteps")
+def test_even():
+    """Rounding down of i T / S + 1/2 as two inequalities between whole numbers, for every S."""
+    for S in range(1, T + 1):
+        tau, i = np.array(SCHEDULE.timesteps(S)), np.arange(S + 1)
+        assert (2 * S * tau <= 2 * i * T + S).all()
+        assert (2 * i * T + S < 2 * S * (tau + 1)).all()
+
+
+def follow(velocity, x, start, end, steps=4000):
+    """Runge and Kutta's fourth-order method, on a grid that is even in log(level + 0.01)."""
+    grid = np.exp(np.linspace(math.log(start + 0.01), math.log(end + 0.01), steps + 1)) - 0.01
+    for a, b in pairwise(grid):
+        h = b - a
+        k1 = velocity(x, a)
+        k2 = velocity(x + h / 2 * k1, a + h / 2)
+        k3 = velocity(x + h / 2 * k2, a + h / 2)
+        k4 = velocity(x + h * k3, b)
+        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return x
+
+
+RHO = np.sqrt((1 - A) / A)
+
+
+@holds("eq-gaussian-flow", "eq-gauss-map", code="ddim_core.oracle.GaussianDenoiser")
+def test_gaussian_flow():
+    """The closed form against a fourth-order solver, and against DDIM in ever more steps."""
+    m, b = 0.3, 0.5
+    xT = np.linspace(-2, 2, 5)
+
+    def flow(rho):
+        return m + (xT / math.sqrt(ALPHA[T]) - m) * math.sqrt((b**2 + rho**2) / (b**2 + RHO[T] ** 2))
+
+    def velocity(x, rho):
+        return rho * (x - m) / (b**2 + rho**2)
+
+    for level in (10.0, 1.0, 0.0):
+        close(follow(velocity, xT / math.sqrt(ALPHA[T]), RHO[T], level), flow(level), 1e-8)
+    ends = m + b * (xT - math.sqrt(ALPHA[T]) * m) / math.sqrt(ALPHA[T] * b**2 + 1 - ALPHA[T])
+    close(flow(0.0), ends, 1e-9)
+    errors = []
+    for S in (50, 100, 1000):
+        *_, last = sample(GaussianDenoiser(m, b, SCHEDULE), SCHEDULE, column(*xT), SCHEDULE.timesteps(S))
+        errors.append(np.abs(last.xt[:, 0].numpy() - ends).max())
+    assert errors[1] / errors[0] == near(1 / 2, rel=0.1)
+    assert errors[2] / errors[1] == near(1 / 10, rel=0.1)
+
+
+# --- why it works ---------------------------------------------------------------------------------------------------
+
+
+@holds("eq-weighted-loss")
+def test_weighted_loss():
+    """The sum over times of one-time averages, the same whether x_t comes by one jump or by the chain's joint distribution."""
+    chain = Chain(SHORT, 1.0, BAD)
+    gamma = [0, 3.0, 1.0, 0.5, 2.0, 0.1, 1.5]
+    jumps = 0.0
+    for t in range(1, chain.n + 1):
+        a = math.sqrt(chain.a[t]) * chain.std * NODES[:, None] + math.sqrt(1 - chain.a[t]) * NODES
+        jumps += gamma[t] * ((BAD[t] * a - NODES) ** 2 * WEIGHTS[:, None] * WEIGHTS).sum()
+    for eta in (0.1, 0.5, 1.0):
+        other = Chain(SHORT, eta, BAD)
+        assert sum(gamma[t] * other.error(t) for t in range(1, other.n + 1)) == near(jumps, rel=1e-9)
+
+
+@chains
+@holds("eq-family")
+def test_family(chain):
+    """The product of the conditional densities is the joint density of all states, at random points."""
+    draw = np.random.default_rng(0)
+    C = chain.q[1:, 1:] - np.outer(chain.q[1:, 0], chain.q[0, 1:]) / chain.q[0, 0]  # given x_0
+    for _ in range(5):
+        x = draw.standard_normal(chain.n + 1)
+        a = chain.a
+        product = log_normal(x[-1], math.sqrt(a[-1]) * x[0], 1 - a[-1])
+        product += sum(
+            log_normal(x[t - 1], chain.mean(t, x[0], x[t]), chain.sigma[t] ** 2) for t in range(2, chain.n + 1)
+        )
+        assert product == near(log_normal(x[1:], np.sqrt(a[1:]) * x[0], C), rel=1e-8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
+@holds("eq-family-step", code="ddim_core.ddim_step")
+def test_family_step(t, s, eta):
+    """The package's step, told the true noise, against plain floats."""
+    x0, xt, z = 0.6, -0.9, 1.3
+    eps = (xt - math.sqrt(ALPHA[t]) * x0) / math.sqrt(1 - ALPHA[t])
+    sigma = deviation(eta, t, s)
+    expected = math.sqrt(ALPHA[s]) * x0 + math.sqrt(1 - ALPHA[s] - sigma**2) * eps + sigma * z
+    found, _ = ddim_step(column(xt), column(eps), t, s, SCHEDULE, eta=eta, noise=column(z))
+    assert found.item() == near(expected, rel=1e-9, abs=1e-10)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
+@holds("eq-variances-add", code="ddim_core.ddim_step")
+def test_variances_add(eta):
+    """The lemma: mean and variance of x_t given x_0, read off the package's step, down all thousand times."""
+    zero, one = column(0.0), column(1.0)
+    mean, variance = math.sqrt(ALPHA[T]), 1 - ALPHA[T]
+    for t in range(T, 1, -1):
+        s = t - 1
+
+        def step(xt, z, x0, t=t, s=s):
+            eps = predict_eps(xt, t, x0, SCHEDULE)
+            return ddim_step(xt, eps, t, s, SCHEDULE, eta=eta, noise=z)[0].item()
+
+        of_xt, of_z, of_x0 = step(one, zero, zero), step(zero, one, zero), step(zero, zero, one)
+        mean, variance = of_x0 + of_xt * mean, of_xt**2 * variance + of_z**2
+        assert mean == near(math.sqrt(ALPHA[s]), abs=1e-10)
+        assert variance == near(1 - ALPHA[s], abs=1e-10)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
+@holds("eq-noise-memory")
+def test_noise_memory(eta):
+    """Correlations by the product against the covariance that the steps build up; at eta = 1, against the forward chain's."""
+    a = Schedule.linear(40, 0.01, 0.3).alpha.numpy()
+    n = len(a) - 1
+    chain = Chain(a, eta, np.zeros(n + 1))
+    given = chain.q - np.outer(chain.q[:, 0], chain.q[0]) / chain.q[0, 0]
+    for s, t in ((1, 2), (3, 9), (10, 40), (1, 40)):
+        found = given[s, t] / math.sqrt(given[s, s] * given[t, t])
+        product = math.prod(math.sqrt(1 - chain.sigma[j] ** 2 / (1 - a[j - 1])) for j in range(s + 1, t + 1))
+        assert found == near(product, rel=1e-8)
+        if eta == 1:
+            assert found == near(math.sqrt(a[t] / a[s]) * math.sqrt((1 - a[s]) / (1 - a[t])), rel=1e-8)
+
+
+@pytest.mark.parametrize("t", [2, 10, 100, 500, 1000])
+@holds("eq-bayes", "eq-posterior-variance", "eq-posterior", code="ddim_core.ddim_step")
+def test_posterior(t):
+    """Mean and variance of the product of the two bells, by a fine sum; and of the package's step with eta = 1."""
+    x0, xt, s = 0.6, -0.9, t - 1
+    mean = math.sqrt(ALPHA[s]) * BETA[t] / (1 - ALPHA[t]) * x0
+    mean += math.sqrt(1 - BETA[t]) * (1 - ALPHA[s]) / (1 - ALPHA[t]) * xt
+    variance = (1 - ALPHA[s]) / (1 - ALPHA[t]) * BETA[t]
+    assert 1 / variance == near((1 - BETA[t]) / BETA[t] + 1 / (1 - ALPHA[s]), rel=1e-9)
+    x = mean + math.sqrt(variance) * np.linspace(-12, 12, 100_001)
+    log = -((xt - math.sqrt(1 - BETA[t]) * x) ** 2) / (2 * BETA[t])
+    log = log - (x - math.sqrt(ALPHA[s]) * x0) ** 2 / (2 * (1 - ALPHA[s]))
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    assert (weight * x).sum() == near(mean, rel=1e-7)
+    assert (weight * (x - mean) ** 2).sum() == near(variance, rel=1e-7)
+    eps = predict_eps(column(xt), t, column(x0), SCHEDULE)
+    here, there = (ddim_step(column(xt), eps, t, s, SCHEDULE, eta=1.0, noise=column(z))[0].item() for z in (0.0, 1.0))
+    assert here == near(mean, abs=1e-10)
+    assert (there - here) ** 2 == near(variance, abs=1e-10)
+
+
+@pytest.mark.parametrize("t", [2, 10, 500, 1000])
+@holds("eq-square")
+def test_square(t):
+    """The difference of the two sides does not change with x."""
+    x0, xt, s = 0.6, -0.9, t - 1
+    _, of_xt, sigma = family_weights(1.0, t, s)
+    mean = math.sqrt(ALPHA[s]) * x0 + of_xt * (xt - math.sqrt(ALPHA[t]) * x0)
+
+    def rest(x):
+        left = (xt - math.sqrt(1 - BETA[t]) * x) ** 2 / BETA[t] + (x - math.sqrt(ALPHA[s]) * x0) ** 2 / (1 - ALPHA[s])
+        return left - (x - mean) ** 2 / sigma**2
+
+    assert rest(1.0) == near(rest(-2.0), rel=1e-6, abs=1e-6)
+    assert rest(0.3) == near(rest(-2.0), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@holds("eq-family-eta", code="ddim_core.ddim_step")
+def test_family_eta(eta):
+    """What the package's step adds of z, for all t, against eta times the root of the posterior's variance, to 1e-10."""
+    zero, one = column(0.0), column(1.0)
+    for t in range(2, T + 1):
+        added = ddim_step(zero, zero, t, t - 1, SCHEDULE, eta=eta, noise=one)[0].item()
+        assert added == near(eta * math.sqrt((1 - ALPHA[t - 1]) / (1 - ALPHA[t]) * BETA[t]), abs=1e-10)
+
+
+@chains
+@holds("eq-family-forward")
+def test_family_forward(chain):
+    """The regression of x_t on x_{t-1} and x_0 from the joint covariance, and that x_0 drops out at eta = 1 only."""
+    a = chain.a
+    for t in range(2, chain.n + 1):
+        s, C = t - 1, chain.q
+        of_xs, of_x0 = np.linalg.solve(C[np.ix_([s, 0], [s, 0])], C[[s, 0], t])
+        k = math.sqrt((1 - a[s] - chain.sigma[t] ** 2) * (1 - a[t])) / (1 - a[s])
+        assert of_xs == near(k, rel=1e-8)
+        assert of_x0 == near(math.sqrt(a[t]) - k * math.sqrt(a[s]), abs=1e-9)
+        markov = chain.sigma[t] == near(math.sqrt((1 - a[s]) / (1 - a[t]) * (1 - a[t] / a[s])))
+        assert (abs(of_x0) < 1e-9) == markov
+
+
+@pytest.mark.parametrize("eta", [0.2, 1.0])
+@holds("eq-generative", code="ddim_core.sample")
+def test_generative(eta):
+    """Each state that the package's sampler visits, given the one before, against the family's step around x0_hat."""
+    c, xT = 0.6, column(0.4, -1.1)
+    states = list(sample(lambda x, t: c * x, SCHEDULE, xT, SCHEDULE.timesteps(T), eta=eta, generator=seeded(1)))
+    source = seeded(1)
+    for now, after in pairwise(states[:-1]):
+        z = torch.randn(xT.shape, generator=source, **DOUBLE)
+        x0_hat = (now.xt - math.sqrt(1 - ALPHA[now.t]) * c * now.xt) / math.sqrt(ALPHA[now.t])
+        of_x0, of_xt, of_z = family_weights(eta, now.t, after.t)
+        expected = of_x0 * x0_hat + of_xt * now.xt + of_z * z
+        assert ((after.xt - expected).abs() <= 1e-9 * (1 + expected.abs())).all()
+    before, last = states[-2:]
+    close(last.xt, (1 - math.sqrt(1 - ALPHA[1]) * c) / math.sqrt(ALPHA[1]) * before.xt)  # the mean of the last one
+
+
+@chains
+@holds("eq-elbo")
+def test_elbo(chain):
+    """The bound lies above the exact negative log-likelihood by the divergence of the two distributions of the way down."""
+    v = chain.p[0, 0]
+    exact = math.log(2 * math.pi * v) / 2 + chain.std**2 / (2 * v)
+    # q and p of x_1..x_n given x_0: covariances, and means that are multiples of x_0
+    conditional = [M[1:, 1:] - np.outer(M[1:, 0], M[0, 1:]) / M[0, 0] for M in (chain.q, chain.p)]
+    apart = chain.q[1:, 0] / chain.q[0, 0] - chain.p[1:, 0] / chain.p[0, 0]
+    gap = kl(*conditional) + chain.std**2 * apart @ np.linalg.solve(conditional[1], apart) / 2
+    assert gap >= 0
+    assert chain.J() == near(exact + gap, rel=1e-8)
+
+
+@chains
+@holds("eq-elbo-sum")
+def test_elbo_sum(chain):
+    """The bound from two covariance matrices against the sum of its terms."""
+    last = math.log(2 * math.pi * chain.sigma_1**2) / 2 + chain.square(1, 1.0, -chain.guess(1)) / (2 * chain.sigma_1**2)
+    terms = [chain.terminal(), *(chain.divergence(t) for t in range(2, chain.n + 1)), last]
+    assert chain.J() == near(sum(terms), rel=1e-8)
+
+
+@holds("eq-kl")
+def test_kl():
+    """The average of the log quotient by quadrature, in three dimensions."""
+    mu, other, sigma = np.array([0.3, -0.2, 1.0]), np.array([0.1, 0.5, 0.7]), 0.4
+    total = 0.0
+    for a, b in zip(mu, other, strict=True):
+        x = a + sigma * NODES
+        total += (WEIGHTS * ((x - b) ** 2 - (x - a) ** 2) / (2 * sigma**2)).sum()
+    assert total == near(((mu - other) ** 2).sum() / (2 * sigma**2))
+
+
+@chains
+@holds("eq-gamma")
+def test_gamma(chain):
+    """Each divergence over its squared error of the noise; at eta = 1 also against DDPM, eq. 12."""
+    for t in range(2, chain.n + 1):
+        assert chain.gamma(t) > 0
+        assert chain.divergence(t) == near(chain.gamma(t) * chain.error(t), rel=1e-9)
+    assert chain.square(1, 1.0, -chain.guess(1)) / (2 * chain.sigma_1**2) == near(
+        chain.gamma(1) * chain.error(1), rel=1e-9
+    )
+    full = Chain(A[: 300 + 1], 1.0, np.zeros(301))
+    for t in (2, 10, 300):
+        ddpm = BETA[t] ** 2 / (2 * full.sigma[t] ** 2 * (1 - BETA[t]) * (1 - ALPHA[t]))
+        assert full.gamma(t) == near(ddpm, rel=1e-6)
+
+
+@chains
+@holds("eq-theorem", "eq-constant")
+def test_theorem(chain):
+    """Theorem 1: the bound from two covariance matrices against weighted errors plus the constant."""
+    L = sum(chain.gamma(t) * chain.error(t) for t in range(1, chain.n + 1))
+    assert chain.J() == near(L + chain.constant(), rel=1e-8)
+
+
+@pytest.mark.parametrize("t", [10, 259, 700])
+@holds("eq-mean-is-best")
+def test_mean_is_best(t):
+    """Both sides by quadrature for two pictures and an arbitrary g."""
+    signal, noise = math.sqrt(ALPHA[t]), math.sqrt(1 - ALPHA[t])
+    left = right = 0.0
+    for y in (-1.0, 1.0):
+        # fine enough for the steep posterior of small t
+        eps = np.linspace(-9, 9, 200_001)
+        weight = np.exp(-(eps**2) / 2)
+        weight /= 2 * weight.sum()
+        x = signal * y + noise * eps
+        best = (x - signal * two_points(x, signal, noise)) / noise
+        g = 0.3 + 0.5 * np.sin(2 * x)
+        left += (weight * (eps - g) ** 2).sum()
+        right += (weight * ((eps - best) ** 2 + (best - g) ** 2)).sum()
+    assert left == near(right, rel=1e-8)
+
+
+@holds("eq-gamma-limit")
+def test_gamma_limit():
+    """eta squared times the weight, for smaller and smaller eta."""
+    for t in range(2, len(SHORT)):
+        one = Chain(SHORT, 1.0, BAD).sigma[t]
+        root = math.sqrt(SHORT[t - 1] * (1 - SHORT[t]) / SHORT[t]) - math.sqrt(1 - SHORT[t - 1])
+        limit = root**2 / (2 * one**2)
+        assert limit > 0
+        errors = [abs(eta**2 * Chain(SHORT, eta, BAD).gamma(t) / limit - 1) for eta in (0.1, 0.01, 0.001)]
+        assert errors[0] > 50 * errors[1]
+        assert errors[2] < 1e-5
+
+
+@pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("tau", [[0, 6], [0, 1, 6], [0, 2, 3, 6], [0, 1, 3, 4, 6]])
+@holds("eq-subsequence")
+def test_subsequence(tau, eta):
+    """The theorem again on grids that leave out times, with the same denoiser and the same errors."""
+    full, cut = Chain(SHORT, eta, BAD), Chain(SHORT[tau], eta, BAD[tau])
+    L = sum(cut.gamma(i) * full.error(tau[i]) for i in range(1, cut.n + 1))
+    assert cut.J() == near(L + cut.constant(), rel=1e-8)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-v", "eq-from-v")
+def test_v(t):
+    """A rotation there and back: lengths are kept, and picture and noise come out."""
+    angle = math.acos(math.sqrt(ALPHA[t]))
+    x0, eps = np.array([-1.0, 0.3]), np.array([0.7, -2.0])
+    xt = add_noise(column(*x0), t, column(*eps), SCHEDULE)[:, 0].numpy()
+    v = math.sqrt(ALPHA[t]) * eps - math.sqrt(1 - ALPHA[t]) * x0
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    close(turn @ np.stack([x0, eps]), np.stack([xt, v]), 1e-9)
+    close(math.sqrt(ALPHA[t]) * xt - math.sqrt(1 - ALPHA[t]) * v, x0)
+    close(math.sqrt(1 - ALPHA[t]) * xt + math.sqrt(ALPHA[t]) * v, eps)
+
+
+@pytest.mark.parametrize("t", [10, 259, 500, 1000])
+@holds("eq-score", code="ddim_core.oracle.DatasetDenoiser")
+def test_score(t):
+    """The gradient, by PyTorch, of the log density of a mixture of bells, and by differences of a Gaussian's."""
+    y = torch.from_numpy(PICTURES)
+    x = torch.from_numpy(BEFORE)[None].clone().requires_grad_(True)
+    distance = ((x - math.sqrt(ALPHA[t]) * y) ** 2).sum(1)
+    (score,) = torch.autograd.grad(torch.logsumexp(-distance / (2 * (1 - ALPHA[t])), 0), x)
+    close(score, -DatasetDenoiser(y, SCHEDULE)(x.detach(), t) / math.sqrt(1 - ALPHA[t]))
+    bell = NormalDist(math.sqrt(ALPHA[t]) * 0.3, math.sqrt(ALPHA[t] * 0.25 + 1 - ALPHA[t]))
+    slope = (math.log(bell.pdf(0.8 + 1e-5)) - math.log(bell.pdf(0.8 - 1e-5))) / 2e-5
+    eps = GaussianDenoiser(0.3, 0.5, SCHEDULE)(column(0.8), t).item()
+    assert slope == near(-eps / math.sqrt(1 - ALPHA[t]), rel=1e-6)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-loss-ratios", code="ddim_core.predict_x0")
+def test_loss_ratios(t):
+    """Squared errors of picture and velocity for a wrong noise at the same x_t."""
+    xt, eps, wrong = column(0.4, -1.7), column(0.7, -2.0), column(0.9, 0.1)
+    x0, x0_hat = (predict_x0(xt, t, e, SCHEDULE) for e in (eps, wrong))
+    v, v_hat = (math.sqrt(ALPHA[t]) * e - math.sqrt(1 - ALPHA[t]) * x for e, x in ((eps, x0), (wrong, x0_hat)))
+    square = ((wrong - eps) ** 2).sum().item()
+    assert ((x0_hat - x0) ** 2).sum().item() == near((1 - ALPHA[t]) / ALPHA[t] * square, rel=1e-8)
+    assert ((v_hat - v) ** 2).sum().item() == near(square / ALPHA[t], rel=1e-8)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-rescaled", code="ddim_core.add_noise")
+def test_rescaled(t):
+    """A noised picture over its share, against picture plus level times noise."""
+    x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
+    close(add_noise(x0, t, eps, SCHEDULE) / math.sqrt(ALPHA[t]), x0 + RHO[t] * eps)
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@holds("eq-euler", code="ddim_core.ddim_step")
+def test_euler(t, s):
+    """The package's step, divided by the share, is Euler's."""
+    xt, eps = randn(2, 50, **DOUBLE)
+    found, _ = ddim_step(xt, eps, t, s, SCHEDULE)
+    expected = xt / math.sqrt(ALPHA[t]) + (RHO[s] - RHO[t]) * eps
+    assert (found / math.sqrt(ALPHA[s]) - expected).abs().max() <= 1e-11 * expected.abs().max()
+
+
+@holds("eq-ode", code="ddim_core.sample")
+def test_ode():
+    """DDIM with ever more steps against a fourth-order solver, for two pictures and their exact denoiser."""
+    start = 4.0
+    xT = np.array([-1.4, -0.5, 0.3, 1.1])
+
+    def velocity(x, rho):
+        # the network sees x_t = x / sqrt(1 + rho^2), at alpha_t = 1 / (1 + rho^2)
+        signal, noise = 1 / math.sqrt(1 + rho**2), rho / math.sqrt(1 + rho**2)
+        return (signal * x - signal * two_points(signal * x, signal, noise)) / noise
+
+    end = 0.05
+    exact = follow(velocity, xT * math.sqrt(1 + start**2), start, end)
+    errors = []
+    for S in (100, 200, 400):
+        rho = torch.cat([torch.zeros(1, **DOUBLE), torch.linspace(end, start, S + 1, **DOUBLE)])
+        fine = Schedule(1 / (1 + rho**2))
+        states = list(sample(DatasetDenoiser(column(-1.0, 1.0), fine), fine, column(*xT), list(range(S + 2))))
+        last = states[-2]
+        assert last.t == 1
+        errors.append(np.abs(last.xt[:, 0].numpy() * math.sqrt(1 + end**2) - exact).max())
+    assert errors[0] < 0.05
+    assert errors[1] / errors[0] == near(1 / 2, rel=0.15)
+    assert errors[2] / errors[1] == near(1 / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("rho", [0.3, 1.0, 3.0])
+@holds("eq-probability-flow", code="ddim_core.oracle.DatasetDenoiser")
+def test_probability_flow(rho):
+    """Moving points so keeps the density right (the continuity equation, by differences), and it is the ODE of DDIM."""
+
+    def density(x, rho):
+        return sum(np.exp(-((x - y) ** 2) / (2 * rho**2)) for y in (-1.0, 1.0)) / (2 * rho * math.sqrt(2 * math.pi))
+
+    def velocity(x, rho, h=1e-4):
+        return -rho * (np.log(density(x + h, rho)) - np.log(density(x - h, rho))) / (2 * h)
+
+    h = 1e-3
+    x = np.linspace(-1.5, 1.5, 31)
+    change = (density(x, rho + h) - density(x, rho - h)) / (2 * h)
+    flow = [density(y, rho) * velocity(y, rho) for y in (x + h, x - h)]
+    np.testing.assert_allclose(change + (flow[0] - flow[1]) / (2 * h), 0, atol=2e-3 * np.abs(change).max())
+    schedule = Schedule(torch.tensor([1.0, 1 / (1 + rho**2)], **DOUBLE))
+    eps = DatasetDenoiser(column(-1.0, 1.0), schedule)(column(*x) / math.sqrt(1 + rho**2), 1)[:, 0]
+    np.testing.assert_allclose(eps, velocity(x, rho), atol=1e-5)
+
+
+# --- the register ---------------------------------------------------------------------------------------------------
+
+
+def test_every_displayed_equation_has_a_label_and_no_label_stands_twice():
+    found = equations.equations()
+    assert [f"{e.page}: {e.tex}" for e in found if not e.label] == []
+    labels = [e.label for e in found]
+    assert sorted({label for label in labels if labels.count(label) > 1}) == []
+    assert [label for label in labels if not label.startswith("eq-")] == []
+
+
+def test_every_equation_has_a_test_and_every_test_an_equation():
+    labels = {e.label for e in equations.equations() if e.label}
+    assert sorted(labels - HELD.keys()) == [], "equations that no test holds"
+    assert sorted(HELD.keys() - labels) == [], "tests of equations that are not in the book"
+
+
+def test_the_code_that_tests_name_is_there():
+    for name in sorted({name for tests in HELD.values() for test in tests for name in test.code}):
+        package, *attributes = name.split(".")
+        found = importlib.import_module(package)
+        for attribute in attributes:
+            found = getattr(found, attribute)
+        assert callable(found), name
+
+
+def test_the_page_of_equations_is_up_to_date():
+    written = equations.PAGE.read_text()
+    assert written == equations.table(HELD, equations.equations()), "run: python book/_ext/equations.py"
+
+
+def test_equations_are_found_wherever_they_hide():
+    text = """
+$$ a $$ (eq-a)
+
+Inline $x$ and `$$ code $$`, then
+
+```python
+"$$ not this $$"
+```
+
+```{exercise}
+:label: ex-b
+
+$$
+b
+$$ (eq-b)
+```
+
+```{math}
+:label: eq-c
+c
+```
+
+$$ d $$
+
+\\begin{align}
+e
+\\end{align}
+"""
+    assert [e.label for e in equations.displayed("page", text)] == ["eq-a", "eq-b", "eq-c", "", ""]
