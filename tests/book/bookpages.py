@@ -103,10 +103,12 @@ class Watched:
 
     def __init__(self, context: BrowserContext, base: str) -> None:
         self.base = base
+        self.name = ""
         self.outside: list[str] = []
         self.failed: list[str] = []
         self.errors: list[str] = []
         self.loaded: list[str] = []
+        context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         context.route("**/*", self._gate)
         self.page: Page = context.new_page()
         self.page.on("requestfailed", lambda request: self._fail(request, str(request.failure)))
@@ -135,6 +137,7 @@ class Watched:
 
     def open(self, name: str) -> Page:
         """Open a page of the book, and wait until its equations and widgets are drawn."""
+        self.name = name
         self.page.goto(f"{self.base}/{name}.html", wait_until="load")
         settle(self.page)
         return self.page
@@ -157,7 +160,7 @@ SETTLED = """() => {
 }"""
 
 
-def settle(page: Page, timeout: float = 15_000) -> None:
+def settle(page: Page, timeout: float = 60_000) -> None:
     """Wait for equations, widgets and pictures; on giving up, go on: the checks that follow say what is missing."""
     try:
         page.wait_for_function(SETTLED, timeout=timeout)

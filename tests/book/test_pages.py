@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,15 +29,18 @@ KNOWN_ERRORS: tuple[str, ...] = ()
 SLIDER = ".jupyter-widgets [role=slider], .bd-article input[type=range]"
 
 
-@pytest.fixture
-def desktop(browser: Browser, site: str):
+# A page is opened once for all that is asked of it: pytest groups the tests by the pages of these fixtures.
+@pytest.fixture(scope="module", params=PAGES)
+def desktop(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
     with watched(browser, site, viewport=DESKTOP) as tab:
+        tab.open(request.param)
         yield tab
 
 
-@pytest.fixture
-def phone(browser: Browser, site: str):
+@pytest.fixture(scope="module", params=PAGES)
+def phone(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
     with watched(browser, site, viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2) as tab:
+        tab.open(request.param)
         yield tab
 
 
@@ -170,10 +173,9 @@ def move_every_slider(page: Page) -> int:
     return len(sliders)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_whole_without_network(name: str, book: Path, desktop: Watched) -> None:
-    page = desktop.open(name)
-    if has_math(book / f"{name}.html"):
+def test_page_is_whole_without_network(book: Path, desktop: Watched) -> None:
+    page = desktop.page
+    if has_math(book / f"{desktop.name}.html"):
         assert page.locator("mjx-container").count(), "equations are not rendered"
     assert not unrendered_math(page)
     views = page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
@@ -182,9 +184,8 @@ def test_page_is_whole_without_network(name: str, book: Path, desktop: Watched) 
     assert_quiet(desktop)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_picture_says_what_it_shows(name: str, desktop: Watched) -> None:
-    page = desktop.open(name)
+def test_every_picture_says_what_it_shows(desktop: Watched) -> None:
+    page = desktop.page
     silent = page.evaluate(
         "[...document.images].filter(i => !(i.getAttribute('alt') || '').trim()).map(i => i.outerHTML.slice(0, 120))"
     )
@@ -208,17 +209,17 @@ def test_every_frame_of_a_slider_says_what_it_shows(name: str, book: Path) -> No
                 assert re.search(r'\balt="[^"]+"', tag), tag[:120]
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_sliders_move_the_picture(name: str, desktop: Watched) -> None:
-    page = desktop.open(name)
+def test_sliders_move_the_picture(desktop: Watched) -> None:
+    page = desktop.page
     moved = move_every_slider(page)
-    assert moved >= SLIDERS.get(name, 0), f"{name} should have {SLIDERS[name]} sliders or more, and shows {moved}"
+    assert moved >= SLIDERS.get(desktop.name, 0), (
+        f"{desktop.name} should have {SLIDERS[desktop.name]} sliders or more, and shows {moved}"
+    )
     assert_quiet(desktop)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_play_buttons_play(name: str, desktop: Watched) -> None:
-    page = desktop.open(name)
+def test_play_buttons_play(desktop: Watched) -> None:
+    page = desktop.page
     for play in page.locator(".widget-play").all():
         button = play.locator("button").first
         look = picture_beside(button)
@@ -227,9 +228,8 @@ def test_play_buttons_play(name: str, desktop: Watched) -> None:
         assert wait_for_change(page, look, before), "Play does not move the picture"
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_can_be_read_on_a_phone(name: str, phone: Watched) -> None:
-    page = phone.open(name)
+def test_page_can_be_read_on_a_phone(phone: Watched) -> None:
+    page = phone.page
     assert not too_wide(page)
     small = page.evaluate(
         f"""() => [...document.querySelectorAll('.jupyter-widgets [role=slider], .widget-play button')]
@@ -238,18 +238,15 @@ def test_page_can_be_read_on_a_phone(name: str, phone: Watched) -> None:
               .map(r => `${{r.width}} x ${{r.height}}`)"""
     )
     assert not small, f"too small for a finger: {small}"
-    assert move_every_slider(page) >= SLIDERS.get(name, 0)
+    assert move_every_slider(page) >= SLIDERS.get(phone.name, 0)
     assert not too_wide(page)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_fits_a_laptop(name: str, desktop: Watched) -> None:
-    assert not too_wide(desktop.open(name))
+def test_page_fits_a_laptop(desktop: Watched) -> None:
+    assert not too_wide(desktop.page)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_is_light(name: str, book: Path, desktop: Watched) -> None:
-    desktop.open(name)
+def test_page_is_light(book: Path, desktop: Watched) -> None:
     sizes: dict[str, int] = {}
     for url in set(desktop.loaded):
         if url.startswith(desktop.base):
@@ -285,15 +282,17 @@ def test_page_works_from_a_file(name: str, book: Path, browser: Browser) -> None
         assert not tab.outside
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_launch_buttons_lead_to_this_page(name: str, book: Path, desktop: Watched) -> None:
-    if not (book / "_sources" / f"{name}.ipynb").is_file():
+def test_launch_buttons_lead_to_this_page(book: Path, desktop: Watched) -> None:
+    if not (book / "_sources" / f"{desktop.name}.ipynb").is_file():
         return  # only notebooks can be launched
     config = yaml.safe_load((bookpages.ROOT / "_config.yml").read_text())["repository"]
     owner_and_name = urlsplit(config["url"]).path.strip("/")
-    page = desktop.open(name)
+    page = desktop.page
     colab = page.locator('a[href*="colab.research.google.com"]').first.get_attribute("href")
-    assert colab == f"https://colab.research.google.com/github/{owner_and_name}/blob/{config['branch']}/{name}.ipynb"
+    assert (
+        colab
+        == f"https://colab.research.google.com/github/{owner_and_name}/blob/{config['branch']}/{desktop.name}.ipynb"
+    )
     assert page.locator(f'a[href*="/v2/gh/{owner_and_name}/{config["branch"]}"]').count()
 
 
