@@ -22,7 +22,7 @@ import pytest
 import torch
 from helpers import TINY, randn, seeded
 
-from ddim_core import Schedule, add_noise, ddim_step, predict_eps, predict_x0, sample
+from ddim_core import Schedule, add_noise, ddim_step, encode, lerp, predict_eps, predict_x0, sample, slerp
 from ddim_core.oracle import DatasetDenoiser, GaussianDenoiser
 from ddim_core.train import TrainConfig, Trainer
 from ddim_core.unet import AttentionBlock, timestep_embedding
@@ -535,6 +535,223 @@ def test_gaussian_flow():
     assert errors[2] / errors[1] == near(1 / 10, rel=0.1)
 
 
+# --- DDPM, encoding, interpolation, filling in -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
+@holds("eq-general-step", "eq-sigma", "eq-fresh", code="ddim_core.ddim_step")
+def test_general_step(t, s, eta):
+    """The package's step in plain floats; what it adds of z is sigma, and the share of the fresh noise is as stated."""
+    xt, guess, z = 0.7, -0.4, 1.3
+    sigma = eta * math.sqrt((1 - ALPHA[s]) / (1 - ALPHA[t])) * math.sqrt(1 - ALPHA[t] / ALPHA[s])
+    x0_hat = (xt - math.sqrt(1 - ALPHA[t]) * guess) / math.sqrt(ALPHA[t])
+    expected = math.sqrt(ALPHA[s]) * x0_hat + math.sqrt(1 - ALPHA[s] - sigma**2) * guess + sigma * z
+    found, without = (
+        ddim_step(column(xt), column(guess), t, s, SCHEDULE, eta=eta, noise=column(noise))[0].item()
+        for noise in (z, 0.0)
+    )
+    assert found == near(expected, rel=1e-9, abs=1e-10)
+    added = (found - without) / z
+    assert added == near(sigma, abs=1e-9)
+    assert added**2 / (1 - ALPHA[s]) == near(eta**2 * (1 - ALPHA[t] / ALPHA[s]) / (1 - ALPHA[t]), abs=1e-7)
+
+
+@pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
+@holds("eq-ddpm-jump", code="ddim_core.ddim_step")
+def test_ddpm_jump(t, s):
+    """Bayes' rule for a jump, as the weighted mean of two bells; and the package's step with eta = 1."""
+    x0, xt = 0.6, -0.9
+    r = ALPHA[t] / ALPHA[s]
+    # x_t given x_s says x_s is near x_t / sqrt(r), with variance (1 - r) / r; x_0 says sqrt(alpha_s) x_0, 1 - alpha_s
+    trust = np.array([r / (1 - r), 1 / (1 - ALPHA[s])])
+    variance = 1 / trust.sum()
+    mean = variance * (trust @ [xt / math.sqrt(r), math.sqrt(ALPHA[s]) * x0])
+    of_x0 = math.sqrt(ALPHA[s]) * (1 - r) / (1 - ALPHA[t])
+    of_xt = math.sqrt(r) * (1 - ALPHA[s]) / (1 - ALPHA[t])
+    assert mean == near(of_x0 * x0 + of_xt * xt, rel=1e-9)
+    assert variance == near((1 - ALPHA[s]) / (1 - ALPHA[t]) * (1 - r), rel=1e-9)
+    eps = predict_eps(column(xt), t, column(x0), SCHEDULE)
+    here, there = (ddim_step(column(xt), eps, t, s, SCHEDULE, eta=1.0, noise=column(z))[0].item() for z in (0.0, 1.0))
+    assert here == near(mean, abs=1e-9)
+    assert (there - here) ** 2 == near(variance, abs=1e-9)
+
+
+@pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
+@holds("eq-sigma-hat", code="ddim_core.ddim_step")
+def test_sigma_hat(t, s):
+    """The mean is that of eta = 1, and the noise that of the chain's way up from s to t."""
+    xt, guess = column(0.7), column(-0.4)
+    wide = [ddim_step(xt, guess, t, s, SCHEDULE, eta="sigma-hat", noise=column(z))[0].item() for z in (0.0, 1.0)]
+    assert wide[0] == ddim_step(xt, guess, t, s, SCHEDULE, eta=1.0, noise=column(0.0))[0].item()
+    way_up = 1 - math.prod(1 - BETA[j] for j in range(s + 1, t + 1))
+    assert (wide[1] - wide[0]) ** 2 == near(way_up, abs=1e-9)
+
+
+@pytest.mark.parametrize("t", [10, 500, 1000])
+@holds("eq-clip", code="ddim_core.ddim_step")
+def test_clip(t):
+    """With clip on, the step goes on with the noise that fits the clipped picture and x_t."""
+    xt, guess = 1.4, -1.5
+    x0_hat = (xt - math.sqrt(1 - ALPHA[t]) * guess) / math.sqrt(ALPHA[t])
+    clipped = min(1.0, max(-1.0, x0_hat))
+    assert clipped != x0_hat
+    refit = (xt - math.sqrt(ALPHA[t]) * clipped) / math.sqrt(1 - ALPHA[t])
+    s = t // 2
+    found, seen = ddim_step(column(xt), column(guess), t, s, SCHEDULE, clip=True)
+    assert seen.item() == clipped
+    assert found.item() == near(math.sqrt(ALPHA[s]) * clipped + math.sqrt(1 - ALPHA[s]) * refit, rel=1e-9)
+
+
+@pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
+@holds("eq-ddpm-unit", code=("ddim_core.ddim_step", "ddim_core.oracle.GaussianDenoiser"))
+def test_ddpm_unit(t, s):
+    """The factor by which a step with eta = 1 multiplies x_t, for data of mean 0 and variance 1 and their exact denoiser."""
+    r = ALPHA[t] / ALPHA[s]
+    first = (math.sqrt(ALPHA[s]) * (1 - r) * math.sqrt(ALPHA[t]) + math.sqrt(r) * (1 - ALPHA[s])) / (1 - ALPHA[t])
+    second = math.sqrt(r) * (ALPHA[s] * (1 - r) + 1 - ALPHA[s]) / (1 - ALPHA[t])
+    assert first == near(second, rel=1e-9)
+    assert second == near(math.sqrt(r), rel=1e-9)
+    xt = column(0.8)
+    eps = GaussianDenoiser(0.0, 1.0, SCHEDULE)(xt, t)
+    found = ddim_step(xt, eps, t, s, SCHEDULE, eta=1.0, noise=column(0.0))[0].item()
+    assert found == near(math.sqrt(r) * 0.8, rel=1e-8)
+
+
+@holds("eq-ddpm-algorithm", code="ddim_core.ddim_step")
+def test_ddpm_algorithm():
+    """DDPM's algorithm 2 in plain floats against the package's step with eta = 1, for all t."""
+    xt, guess, z = 0.7, -0.4, 1.3
+    for t in range(2, T + 1):
+        sigma = math.sqrt((1 - ALPHA[t - 1]) / (1 - ALPHA[t]) * BETA[t])
+        expected = (xt - BETA[t] / math.sqrt(1 - ALPHA[t]) * guess) / math.sqrt(1 - BETA[t]) + sigma * z
+        found, _ = ddim_step(column(xt), column(guess), t, t - 1, SCHEDULE, eta=1.0, noise=column(z))
+        assert found.item() == near(expected, rel=1e-10, abs=1e-10)
+
+
+@holds("eq-encode", "eq-encode-euler", code="ddim_core.encode")
+def test_encode():
+    """A climb of three steps in plain floats, and in the coordinates in which it is Euler's."""
+    tau = [0, 200, 700, 1000]
+    found = encode(lambda x, t: torch.sin(x) * t[:, None] / 1000, SCHEDULE, column(0.4), tau).item()
+    x = x_bar = 0.4
+    for s, t in pairwise(tau):
+        asked = max(s, 1) / 1000  # the model knows no time 0
+        eps = math.sin(x) * asked
+        eps_bar = math.sin(x_bar * math.sqrt(ALPHA[s])) * asked
+        x = (
+            math.sqrt(ALPHA[t]) * (x - math.sqrt(1 - ALPHA[s]) * eps) / math.sqrt(ALPHA[s])
+            + math.sqrt(1 - ALPHA[t]) * eps
+        )
+        x_bar += (RHO[t] - RHO[s]) * eps_bar
+    assert found == near(x, rel=1e-10)
+    assert found == near(x_bar * math.sqrt(ALPHA[T]), rel=1e-10)
+
+
+@holds("eq-gaussian-address", code="ddim_core.encode")
+def test_gaussian_address():
+    """A fourth-order solver, run upwards, and `encode` with many steps, against the closed form."""
+    m, b = 0.3, 0.5
+    x0 = np.array([-0.7, 0.3, 1.0])
+    address = math.sqrt(ALPHA[T]) * m + math.sqrt(ALPHA[T] * b**2 + 1 - ALPHA[T]) * (x0 - m) / b
+    up = follow(lambda x, rho: rho * (x - m) / (b**2 + rho**2), x0, 0.0, RHO[T])
+    close(math.sqrt(ALPHA[T]) * up, address, 1e-8)
+    found = encode(GaussianDenoiser(m, b, SCHEDULE), SCHEDULE, column(*x0), SCHEDULE.timesteps(1000))
+    close(found[:, 0], address, 0.02)
+
+
+@holds("eq-lerp", "eq-lerp-variance", code="ddim_core.lerp")
+def test_lerp():
+    """The line pixel by pixel, and its variance over 100,000 pixels."""
+    a, b = randn(2, 100_000, **DOUBLE)
+    for k in (0.0, 0.25, 0.5, 0.9, 1.0):
+        point = lerp(a, b, [k])[0]
+        close(point[:5], [(1 - k) * x + k * y for x, y in zip(a[:5].tolist(), b[:5].tolist(), strict=True)], 1e-12)
+        assert point.var().item() == near((1 - k) ** 2 + k**2, rel=0.03)
+
+
+@holds("eq-slerp", code="ddim_core.slerp")
+def test_slerp():
+    """Turned in the plane of the two: the angle from the start grows evenly, and a unit length is kept."""
+    a, b = randn(2, 50, **DOUBLE)
+    a, b = a / a.norm(), b / b.norm()
+    theta = math.acos((a @ b).item())
+    across = b - (a @ b) * a
+    across = across / across.norm()
+    for k in (0.0, 0.25, 0.5, 0.9, 1.0):
+        close(slerp(a, b, [k])[0], math.cos(k * theta) * a + math.sin(k * theta) * across)
+    close(slerp(3 * a, 2 * b, [0.5])[0], (3 * a + 2 * b) * math.sin(theta / 2) / math.sin(theta))
+
+
+@pytest.mark.parametrize(("t", "s"), [(500, 400), (100, 0)])
+@holds("eq-replace")
+def test_replace(t, s):
+    """Replacement keeps the right marginal: given y, the known pixel at s has the mean and variance of noising; the other one stays."""
+    M, y = np.array([1.0, 0.0]), np.array([0.8, 99.0])
+    xt, eps = randn(50_000, 2, **DOUBLE), randn(50_000, 2, seed=1, **DOUBLE)
+    step = ddim_step(xt, 0.3 * xt, t, s, SCHEDULE)[0].numpy()
+    noised = add_noise(torch.from_numpy(np.broadcast_to(y, (50_000, 2)).copy()), s, eps, SCHEDULE).numpy()
+    x = M * noised + (1 - M) * step
+    assert (x[:, 1] == step[:, 1]).all()
+    assert x[:, 0].mean() == near(math.sqrt(ALPHA[s]) * 0.8, abs=5 / math.sqrt(50_000))
+    assert x[:, 0].var() == near(1 - ALPHA[s], abs=5 * math.sqrt(2 / 50_000))
+
+
+PAIR = np.array([[1.0, 0.8], [0.8, 1.0]])
+
+
+@holds("eq-conditional")
+def test_conditional():
+    """Mean and variance along the cut u = y of the density of the pair, by a fine sum."""
+    c, y = 0.8, 0.6
+    v = np.linspace(-12, 12, 100_001)
+    weight = np.exp(-(y**2 - 2 * c * y * v + v**2) / (2 * (1 - c**2)))
+    weight /= weight.sum()
+    assert (weight * v).sum() == near(c * y)
+    assert (weight * (v - c * y) ** 2).sum() == near(1 - c**2)
+
+
+@pytest.mark.parametrize("t", [10, 500, 1000])
+@holds("eq-pair-denoiser", code="ddim_core.oracle.GaussianDenoiser")
+def test_pair_denoiser(t):
+    """Regression of x_0 on x_t for correlated pixels, done in the axes where they are independent."""
+    a = ALPHA[t]
+    found = math.sqrt(a) * PAIR @ np.linalg.inv(a * PAIR + (1 - a) * np.eye(2))
+    axes = np.array([[1.0, 1.0], [1.0, -1.0]]) / math.sqrt(2)  # variances 1.8 and 0.2 along them
+    deviations = torch.tensor([math.sqrt(1.8), math.sqrt(0.2)], **DOUBLE)
+    along = GaussianDenoiser(0.0, deviations, SCHEDULE).x0(torch.from_numpy(np.eye(2) @ axes), t).numpy() @ axes
+    close(along, found.T)
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@holds("eq-bounce")
+def test_bounce(t, s):
+    """The jump up against the chain's steps, one after the other: factor and variance."""
+    factor, variance = 1.0, 0.0
+    for j in range(s + 1, t + 1):
+        factor *= math.sqrt(1 - BETA[j])
+        variance = (1 - BETA[j]) * variance + BETA[j]
+    assert factor == near(math.sqrt(ALPHA[t] / ALPHA[s]), rel=1e-9)
+    assert variance == near(1 - ALPHA[t] / ALPHA[s], rel=1e-8)
+
+
+@pytest.mark.parametrize("t", [10, 500, 900])
+@holds("eq-guided")
+def test_guided(t):
+    """The noise to expect in x_t once y is known, for the correlated pair: by regression, and by the gradient's correction."""
+    a, y, x = ALPHA[t], 0.6, np.array([0.5, -0.2])
+    S = a * PAIR + (1 - a) * np.eye(2)  # Var x_t
+    n = math.sqrt(1 - a)
+    guess = n * np.linalg.solve(S, x)
+    to_y = math.sqrt(a) * (PAIR @ np.linalg.inv(S))[0]  # E[y | x_t] = to_y x_t
+    variance = PAIR[0, 0] - a * PAIR[0] @ np.linalg.solve(S, PAIR[:, 0])
+    gradient = to_y * (y - to_y @ x) / variance
+    # jointly: (x_t, y) tell of eps
+    joint = np.block([[S, math.sqrt(a) * PAIR[:, :1]], [math.sqrt(a) * PAIR[:1], PAIR[:1, :1]]])
+    with_eps = np.vstack([n * np.eye(2), np.zeros((1, 2))])
+    close(guess - n * gradient, with_eps.T @ np.linalg.solve(joint, np.append(x, y)), 1e-8)
+
+
 # --- why it works ---------------------------------------------------------------------------------------------------
 
 
@@ -900,6 +1117,116 @@ def test_probability_flow(rho):
     schedule = Schedule(torch.tensor([1.0, 1 / (1 + rho**2)], **DOUBLE))
     eps = DatasetDenoiser(column(-1.0, 1.0), schedule)(column(*x) / math.sqrt(1 + rho**2), 1)[:, 0]
     np.testing.assert_allclose(eps, velocity(x, rho), atol=1e-5)
+
+
+# --- in the plane -----------------------------------------------------------------------------------------------------
+
+SEVEN = torch.tensor(
+    [[0.9, 0.35], [0.25, 0.85], [-0.7, 0.7], [-0.35, 0.05], [-0.85, -0.55], [0.15, -0.8], [0.75, -0.45]]
+)
+SEVEN = SEVEN.double()
+
+
+def last_state(model, xT: torch.Tensor, steps: int) -> torch.Tensor:
+    *_, state = sample(model, SCHEDULE, xT, SCHEDULE.timesteps(steps))
+    return state.xt
+
+
+@pytest.mark.parametrize("t", [20, 300, 1000])
+@holds("eq-plane-guess", "eq-plane-arrow", code="ddim_core.oracle.DatasetDenoiser")
+def test_plane_guess(t):
+    """Bayes' rule in plain floats for seven points; and x less the noise's share ends on the guess, shrunk."""
+    x, oracle = randn(4, 2, **DOUBLE), DatasetDenoiser(SEVEN, SCHEDULE)
+    eps, signal, spread = oracle(x, torch.full((4,), t)), math.sqrt(ALPHA[t]), 1 - ALPHA[t]
+    for (a, b), predicted in zip(x.tolist(), eps.tolist(), strict=True):
+        exponents = [-((a - signal * p) ** 2 + (b - signal * q) ** 2) / (2 * spread) for p, q in SEVEN.tolist()]
+        w = [math.exp(e - max(exponents)) for e in exponents]
+        guess = np.array(w) @ SEVEN.numpy() / sum(w)
+        close(oracle.x0(torch.tensor([[a, b]], **DOUBLE), t)[0], guess, 1e-8)
+        close(np.array([a, b]) - math.sqrt(spread) * np.array(predicted), signal * guess, 1e-8)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
+@holds("eq-plane-step", code="ddim_core.ddim_step")
+def test_plane_step(t, s, eta):
+    """The package's step from x_t = signal x_0 + noise eps, against the family's three coefficients, multiplied out."""
+    x0, eps, z = 0.4, -0.7, 1.1
+    xt = math.sqrt(ALPHA[t]) * x0 + math.sqrt(1 - ALPHA[t]) * eps
+    of_x0, of_xt, of_z = family_weights(eta, t, s)
+    found = ddim_step(column(xt), column(eps), t, s, SCHEDULE, eta=eta, noise=column(z))[0].item()
+    assert found == near(of_x0 * x0 + of_xt * xt + of_z * z, abs=1e-9)
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@holds("eq-plane-affine", code="ddim_core.ddim_step")
+def test_plane_affine(t, s):
+    """A step with the exact denoiser against r x_t + c guess; and c > 0."""
+    x, oracle = randn(5, 2, **DOUBLE), DatasetDenoiser(SEVEN, SCHEDULE)
+    r = math.sqrt((1 - ALPHA[s]) / (1 - ALPHA[t]))
+    c = math.sqrt(ALPHA[s]) - r * math.sqrt(ALPHA[t])
+    assert c > 0
+    stepped = ddim_step(x, oracle(x, torch.full((5,), t)), t, s, SCHEDULE)[0]
+    close(stepped, r * x + c * oracle.x0(x, t), 1e-9)
+
+
+@pytest.mark.parametrize("t", [30, 300, 900])
+@holds("eq-plane-jacobian", code="ddim_core.oracle.DatasetDenoiser.x0")
+def test_plane_jacobian(t):
+    """Difference quotients of the guess against the covariance of the seven points under their weights."""
+    oracle, h = DatasetDenoiser(SEVEN, SCHEDULE), 1e-5
+    for x in randn(5, 2, **DOUBLE) * 0.7:
+        w, guess = oracle.weights(x[None], t)[0], oracle.x0(x[None], t)[0]
+        covariance = sum(w[i] * torch.outer(SEVEN[i] - guess, SEVEN[i] - guess) for i in range(7))
+        moves = h * torch.eye(2, **DOUBLE)
+        quotient = (oracle.x0(x + moves, t) - oracle.x0(x - moves, t)).T / (2 * h)
+        close(quotient, math.sqrt(ALPHA[t]) / (1 - ALPHA[t]) * covariance, 1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 30])
+@holds("eq-plane-apart", code="ddim_core.sample")
+def test_plane_apart(steps):
+    """No two of forty paths come closer than the bound at any time, from step to step and from T on."""
+    xT = randn(40, 2, **DOUBLE)
+    states = list(sample(DatasetDenoiser(SEVEN, SCHEDULE), SCHEDULE, xT, SCHEDULE.timesteps(steps)))
+    apart = [torch.pdist(state.xt) for state in states]
+    for k, state in enumerate(states):
+        for before in {0, max(k - 1, 0)}:
+            r = math.sqrt((1 - ALPHA[state.t]) / (1 - ALPHA[states[before].t]))
+            assert (apart[k] >= r * apart[before] * (1 - 1e-9) - 1e-12).all()
+
+
+@holds("eq-plane-borders", code="ddim_core.sample")
+def test_plane_borders():
+    """Three values on a line: where the ends change from one to the next, against quantiles from Python's statistics."""
+    y, xT = torch.tensor([[-0.8], [0.1], [0.9]], **DOUBLE), torch.linspace(-1, 1, 801, **DOUBLE)[:, None]
+    ends = last_state(DatasetDenoiser(y, SCHEDULE), xT, 1000)[:, 0]
+    for between, share in ((-0.35, 1 / 3), (0.5, 2 / 3)):
+        border = xT[(ends > between).int().argmax()].item()
+        assert border == near(NormalDist().inv_cdf(share), abs=0.005)
+
+
+@holds("eq-plane-mass", code="ddim_core.sample")
+def test_plane_mass():
+    """Which of seven points each noise ends at, on a lattice, weighted with the normal density: a seventh each."""
+    side = torch.linspace(-4, 4, 81, **DOUBLE)
+    xT = torch.cartesian_prod(side, side)
+    ends = torch.cdist(last_state(DatasetDenoiser(SEVEN, SCHEDULE), xT, 100), SEVEN).argmin(1)
+    density = (-xT.square().sum(1) / 2).exp()
+    close(torch.bincount(ends, density / density.sum(), minlength=7), [1 / 7] * 7, 0.012)
+
+
+@holds("eq-plane-normal", code="ddim_core.oracle.GaussianDenoiser")
+def test_plane_normal():
+    """DDIM paths of normal data approach the stated end, and the error is a tenth with ten times the steps."""
+    std, xT = torch.tensor([0.8, 0.15], **DOUBLE), randn(50, 2, **DOUBLE)
+    end = torch.stack(
+        [xT[:, i] * s / math.sqrt(ALPHA[T] * s * s + 1 - ALPHA[T]) for i, s in enumerate(std.tolist())], 1
+    )
+    model = GaussianDenoiser(0.0, std, SCHEDULE)
+    errors = [(last_state(model, xT, steps) - end).norm(dim=1).mean().item() for steps in (100, 1000)]
+    assert errors[1] < 0.003
+    assert errors[1] / errors[0] == near(0.1, rel=0.15)
 
 
 # --- the register ---------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def table(held: dict[str, list], found: list[Equation]) -> str:
         "Every displayed equation of this book is held by a test: numbers are put in, and both sides compared, wherever it can be",
         "done by a road that does not use the code of `ddim_core`. The tests are the functions of",
         "[`tests/test_equations.py`](https://github.com/ddim-book/ddim-book/blob/main/tests/test_equations.py); one of them fails when",
-        "an equation has no test. *Code* names what in the package is the equation, where something is.",
+        "an equation has no test. *Code* names what in `ddim_core` is the equation, where something is.",
         "",
         "<!-- Written by book/_ext/equations.py: change that, or the tests, and run it again. -->",
     ]
@@ -116,11 +116,11 @@ def table(held: dict[str, list], found: list[Equation]) -> str:
     for equation in found:
         if equation.page != page:
             page = equation.page
-            lines += ["", f"## {title(page)}", "", "| equation | what is checked | code | test |", "|---|---|---|---|"]
-        for k, test in enumerate(held[equation.label]):
-            code = "<br>".join(f"`{name}`" for name in test.code) or "in the chapter"
+            lines += ["", f"## {title(page)}", "", "| equation | code | test |", "|---|---|---|"]
+        for k, test in enumerate(held.get(equation.label, ())):  # without one, a test fails and says so
+            code = "<br>".join(f"`{name.removeprefix('ddim_core.')}`" for name in test.code) or "in the chapter"
             link = f"{{eq}}`{equation.label}`" if k == 0 else ""
-            lines.append(f"| {link} | {test.says} | {code} | `{test.name}` |")
+            lines.append(f"| {link} | {code} | `{test.name}`<br>{test.says} |")
     return "\n".join(lines) + "\n"
 
 
