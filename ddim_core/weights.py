@@ -51,10 +51,10 @@ def load_weights(path: str | Path, device: str | torch.device | None = None) -> 
     try:
         model = UNet(UNetConfig(**description["unet"]))
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        schedule = Schedule.linear(**description["schedule"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} does not hold the weights of the network it describes ({reason})") from error
-    schedule = Schedule.linear(**description["schedule"])
     return model.to(device or "cpu").eval().requires_grad_(False), schedule
 
 
