@@ -52,7 +52,7 @@ def load_result(name: str) -> tuple[dict[str, np.ndarray], dict]:
     """
     path = _FOLDER / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise DataError(f"no result {name!r}: there are {', '.join(results()) or 'none'}") from None
