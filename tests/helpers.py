@@ -1,16 +1,23 @@
 """What several test files need: a network small enough to train in a second, seeded tensors, distances."""
 
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ddim_core import UNet, UNetConfig
+from ddim_core.recipes import TrainConfig
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 PYTHON = sys.executable
 TINY = UNetConfig(8, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.1, norm_groups=4)
+
+TINY_RUN = TrainConfig(TINY, epochs=3, batch_size=8, lr=3e-3, warmup=3)  # 5 steps an epoch on `tiny_images`
+TINY_28 = TrainConfig(UNetConfig(28, ch=4, ch_mult=(1, 1), num_res_blocks=1, norm_groups=2), batch_size=8, warmup=5)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -43,3 +50,17 @@ def tiny_unet(seed: int = 0, config: UNetConfig = TINY) -> UNet:
 def relative(a: Tensor, b: Tensor) -> float:
     """||a - b|| / ||b||"""
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+def tiny_images(n: int = 43, seed: int = 0) -> Tensor:
+    """Blobs, so that there is something to learn; 43 are 5 batches of 8 and a rest."""
+    x = torch.nn.functional.avg_pool2d(randn(n, 1, 12, 12, seed=seed), 5, 1)
+    return (x * 300 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def scenario(name: str, folder: Path) -> dict:
+    """What a function of scenarios.py reports of its processes."""
+    script = Path(__file__).with_name("scenarios.py")
+    done = subprocess.run([PYTHON, script, name, folder], env=ENV, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
