@@ -1,0 +1,120 @@
+"""The classifier that judges samples."""
+
+import pytest
+import torch
+
+from ddim_core.checkpoint import save_tensors
+from ddim_core.data import load_dataset, to_model
+from ddim_core.errors import CheckpointError
+from ddim_core.metrics import (
+    Classifier,
+    Confidence,
+    accuracy,
+    confidence,
+    load_classifier,
+    save_classifier,
+    train_classifier,
+)
+from ddim_core.weights import describe
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_classifier()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("mnist-10k", limit=500)
+
+
+def test_the_shipped_classifier_knows_digits(shipped, digits):
+    assert not shipped.training
+    assert not any(p.requires_grad for p in shipped.parameters())
+    assert accuracy(shipped, digits.images, digits.labels) > 0.99
+    assert describe("classifier")["provenance"]["test_accuracy"] > 0.99
+
+
+def test_it_is_sure_of_digits_and_less_of_two_at_once(shipped, digits):
+    """Of noise it may be sure as well: it was shown nothing but digits."""
+    assert confidence(shipped, digits.images).share() > 0.95
+    both = (to_model(digits.images) + to_model(digits.images.roll(1, 0))) / 2
+    assert confidence(shipped, both[digits.labels != digits.labels.roll(1)]).share() < 0.7
+
+
+def test_confidence_in_any_batch_and_of_either_kind_of_pixels(shipped, digits):
+    images = digits.images[:50]
+    whole = confidence(shipped, images)
+    assert whole.label.dtype == torch.int64
+    assert whole.label.shape == whole.probability.shape == (50,)
+    assert ((whole.probability > 0.1) & (whole.probability <= 1)).all()
+    for other in (confidence(shipped, images, batch_size=7), confidence(shipped, to_model(images))):
+        assert torch.equal(other.label, whole.label)
+        torch.testing.assert_close(other.probability, whole.probability, rtol=1e-4, atol=1e-5)
+
+
+def test_shares():
+    found = Confidence(torch.tensor([1, 2, 3, 4]), torch.tensor([0.5, 0.95, 0.96, 1.0]))
+    assert found.share(0.955) == 0.5
+    assert found.share(0.3) == 1
+    assert found.share(1.0) == 0
+
+
+def test_features_come_before_the_last_layer(shipped, digits):
+    x = to_model(digits.images[:3])
+    with torch.no_grad():
+        features = shipped.features(x)
+        torch.testing.assert_close(shipped.out(features), shipped(x))
+    assert features.shape == (3, 128)
+    assert (features >= 0).all()
+
+
+def test_training_repeats_and_learns(digits):
+    before, heard = torch.get_rng_state(), []
+    images, labels = digits.images[:256], digits.labels[:256]
+    model = train_classifier(images, labels, epochs=3, report=lambda epoch, loss: heard.append((epoch, loss)))
+    assert [epoch for epoch, _ in heard] == [1, 2, 3]
+    assert heard[-1][1] < heard[0][1]
+    assert accuracy(model, images, labels) > 0.25
+    assert not model.training
+    again = train_classifier(images, labels, epochs=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    other = train_classifier(images, labels, epochs=3, seed=1)
+    assert not torch.equal(model.out.weight, other.out.weight)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_there_and_back(tmp_path, digits):
+    model = train_classifier(digits.images[:40], digits.labels[:40], epochs=1)
+    path = tmp_path / "c.safetensors"
+    save_classifier(path, model, command="c", images=digits.images[:40], test_accuracy=0.5, epochs=1, seed=0)
+    loaded = load_classifier(path)
+    for name, tensor in model.state_dict().items():
+        expected = tensor.half().float() if tensor.is_floating_point() else tensor
+        assert torch.equal(loaded.state_dict()[name], expected)
+    provenance = describe(str(path))["provenance"]
+    assert {k: provenance[k] for k in ("command", "images", "epochs", "seed", "test_accuracy")} == {
+        "command": "c",
+        "images": 40,
+        "epochs": 1,
+        "seed": 0,
+        "test_accuracy": 0.5,
+    }
+
+
+def test_what_is_no_classifier(tmp_path):
+    save_tensors(tmp_path / "w", {"a": torch.zeros(1)}, {"kind": "weights"})
+    with pytest.raises(CheckpointError, match="holds 'weights', not 'classifier'"):
+        load_classifier(tmp_path / "w")
+    save_tensors(tmp_path / "x", {"a": torch.zeros(1)}, {"kind": "classifier"})
+    with pytest.raises(CheckpointError, match="not the parameters of this classifier") as e:
+        load_classifier(tmp_path / "x")
+    assert str(tmp_path / "x") in str(e.value)
+    assert "\n" not in str(e.value)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_classifier(tmp_path / "no")
+    save_tensors(tmp_path / "y", Classifier().state_dict(), {"kind": "classifier"})
+    raw = (tmp_path / "y").read_bytes()
+    (tmp_path / "y").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_classifier(tmp_path / "y")

@@ -1,0 +1,227 @@
+"""Weights by name, and a run turned into a file of them."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import TINY_RUN, randn, tiny_images
+from safetensors.torch import load_file
+
+from ddim_core import UNet, UNetConfig, generate, weights
+from ddim_core.checkpoint import load_tensors, save_tensors, sha256_file
+from ddim_core.errors import CheckpointError, DiskError, UsageError
+from ddim_core.recipes import RECIPES
+from ddim_core.train import CHECKPOINT, Trainer, train
+from ddim_core.weights import describe, export, load_pretrained, load_weights, manifest, ship, verified
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of three short epochs, with a start noted beside it."""
+    out = tmp_path_factory.mktemp("run")
+    trainer = Trainer(replace(TINY_RUN, ema_decay=0.5), tiny_images(), device="cpu", amp="fp32")
+    list(train(trainer, out))
+    (out / "starts.jsonl").write_text('{"command": "ddim train tiny", "from_step": 0}\n')
+    return out, trainer
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, run):
+    """A package folder of our own, with one file of weights in its manifest."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    export(run[0] / CHECKPOINT, folder / "tiny.safetensors")
+    entry = {"file": "tiny.safetensors", "sha256": sha256_file(folder / "tiny.safetensors")}
+    (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}))
+    monkeypatch.setattr(weights, "_assets", lambda: folder)
+    return folder
+
+
+# --- what ships --------------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_the_manifest_is_there_and_whole():
+    names = [name for name, entry in manifest().items() if "file" in entry]
+    assert "mnist" in names
+    for name in names:
+        assert sha256_file(verified(name)) == manifest()[name]["sha256"]
+        tensors, _ = load_tensors(verified(name))
+        assert all(t.isfinite().all() for t in tensors.values() if t.is_floating_point())
+
+
+def test_the_shipped_network():
+    model, schedule = load_pretrained("mnist")
+    assert isinstance(model, UNet)
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert all(torch.equal(p.half().float(), p) for p in model.parameters()), "rounded to fp16 once"
+    assert model.config.resolution == 28
+    assert (schedule.T, schedule.alpha[-1].item()) == (1000, pytest.approx(4.0358e-5, rel=1e-4))
+    assert {t.dtype for t in load_file(verified("mnist")).values()} == {torch.float16}
+
+
+def test_the_shipped_network_draws():
+    """Digits, roughly: strokes of white on a ground of black."""
+    model, schedule = load_pretrained("mnist")
+    pictures = generate(model, schedule, 8, steps=10, seed=0)
+    assert pictures.shape == (8, 1, 28, 28)
+    assert 0.5 < (pictures < -0.8).double().mean() < 0.95
+    assert 0.03 < (pictures > 0.5).double().mean() < 0.3
+    edge = torch.ones(28, 28, dtype=torch.bool)
+    edge[2:-2, 2:-2] = False
+    assert pictures[:, 0, edge].mean() < -0.7
+    assert pictures[:, 0, 9:19, 9:19].mean() > pictures[:, 0, edge].mean() + 0.2
+
+
+def test_the_provenance_of_the_shipped_network():
+    found = describe("mnist")
+    assert found["sha256"] == manifest()["mnist"]["sha256"]
+    assert UNetConfig(**found["unet"]) == load_pretrained("mnist")[0].config
+    provenance = found["provenance"]
+    assert provenance["averaged"] is True
+    assert provenance["steps"] == provenance["history"][-1]["step"]
+    assert provenance["images"] == 60_000
+    assert provenance["training"]["seed"] == RECIPES["mnist"].seed
+    assert len(provenance["data_sha256"]) == 64
+    assert all(start["command"].startswith("ddim train") and start["commit"] for start in provenance["starts"])
+
+
+@pytest.mark.parametrize("name", ["mnits", "", "mnist_train_10k.npy.gz", "../mnist", "MNIST"])
+def test_unknown_names(name):
+    for function in (load_pretrained, describe, verified):
+        with pytest.raises(UsageError, match=r"unknown weights .*: choose one of .*mnist"):
+            function(name)
+
+
+# --- a run turned into weights -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_export_and_load(run, tmp_path, average):
+    out, trainer = run
+    description = export(out / CHECKPOINT, tmp_path / "w.safetensors", average=average)
+    model, schedule = load_weights(tmp_path / "w.safetensors")
+    source = trainer.ema if average else trainer.model
+    for name, p in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], p.half().float())
+    assert model.config == TINY_RUN.unet
+    assert torch.equal(schedule.alpha, TINY_RUN.schedule.alpha)
+    xt, t = randn(2, 1, 8, 8), torch.tensor([3, 900])
+    with torch.no_grad():
+        torch.testing.assert_close(model(xt, t), source.eval()(xt, t), rtol=1e-2, atol=1e-2)
+    trainer.model.train()
+    provenance = description["provenance"]
+    assert provenance["averaged"] is average
+    assert provenance["steps"] == 15
+    assert provenance["images"] == 43
+    assert provenance["data_sha256"] == trainer.data_sha256
+    assert provenance["starts"] == [{"command": "ddim train tiny", "from_step": 0}]
+    assert [line["epoch"] for line in provenance["history"]] == [1, 2, 3]
+    assert provenance["training"]["lr"] == TINY_RUN.lr
+    found = describe(str(tmp_path / "w.safetensors"))
+    assert found["provenance"] == provenance
+    assert found["sha256"] == sha256_file(tmp_path / "w.safetensors")
+
+
+def test_export_without_starts(run, tmp_path):
+    shutil.copy(run[0] / CHECKPOINT, tmp_path / "alone.safetensors")
+    assert export(tmp_path / "alone.safetensors", tmp_path / "w.safetensors")["provenance"]["starts"] == []
+
+
+def test_export_of_what_is_no_checkpoint(run, tmp_path):
+    export(run[0] / CHECKPOINT, tmp_path / "w.safetensors")
+    (tmp_path / "cut").write_bytes((run[0] / CHECKPOINT).read_bytes()[:-1])
+    for path, message in [
+        ("w.safetensors", "holds 'weights', not 'training'"),
+        ("cut", "damaged"),
+        ("no", "no such file"),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            export(tmp_path / path, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_export_to_where_nothing_can_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="cannot write"):
+        export(run[0] / CHECKPOINT, tmp_path / "file" / "w.safetensors")
+
+
+def test_a_checkpoint_is_no_file_of_weights(run):
+    with pytest.raises(CheckpointError, match="holds 'training', not 'weights'"):
+        load_weights(run[0] / CHECKPOINT)
+
+
+def damaged(tensors, description, name):
+    if name == "missing":
+        tensors.pop("conv_in.bias")
+    elif name == "extra":
+        tensors["more"] = torch.zeros(1)
+    elif name == "shape":
+        tensors["conv_in.bias"] = torch.zeros(3)
+    elif name == "unknown field":
+        description["unet"]["heads"] = 8
+    elif name == "bad field":
+        description["unet"]["ch"] = 7
+    elif name == "no network":
+        del description["unet"]
+    elif name == "no schedule":
+        del description["schedule"]
+    elif name == "bad schedule":
+        description["schedule"]["T"] = 0
+
+
+@pytest.mark.parametrize(
+    "name", ["missing", "extra", "shape", "unknown field", "bad field", "no network", "no schedule", "bad schedule"]
+)
+def test_weights_of_another_network_than_they_say(run, tmp_path, name):
+    path = tmp_path / "w.safetensors"
+    export(run[0] / CHECKPOINT, path)
+    tensors, description = load_tensors(path)
+    damaged(tensors, description, name)
+    save_tensors(path, tensors, {k: v for k, v in description.items() if not k.endswith("sha256")})
+    with pytest.raises(CheckpointError, match="does not hold the weights of the network it describes") as e:
+        load_weights(path)
+    assert "\n" not in str(e.value)
+
+
+# --- by name, verified -------------------------------------------------------------------------------------------
+
+
+def test_a_name_of_the_manifest(package):
+    model, _ = load_pretrained("tiny", "cpu")
+    assert model.config == TINY_RUN.unet
+    with pytest.raises(UsageError, match=r"choose one of tiny$"):
+        load_pretrained("mnist")
+
+
+def test_another_file_under_the_name_is_refused(package, run):
+    """It may be whole in itself: the manifest says which one it has to be."""
+    export(run[0] / CHECKPOINT, package / "tiny.safetensors", average=False)
+    for function in (load_pretrained, describe):
+        with pytest.raises(CheckpointError, match=r"tiny\.safetensors is damaged .*: install the package again"):
+            function("tiny")
+
+
+def test_a_missing_file_is_told(package):
+    (package / "tiny.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors: no such file: install the package again"):
+        load_pretrained("tiny")
+
+
+def test_shipping(package, run, tmp_path):
+    export(run[0] / CHECKPOINT, tmp_path / "new.safetensors", average=False)
+    target = ship(tmp_path / "new.safetensors", "new")
+    assert target == package / "new.safetensors"
+    assert target.read_bytes() == (tmp_path / "new.safetensors").read_bytes()
+    assert set(manifest()) == {"digits.gz", "new", "tiny"}
+    assert load_pretrained("new")[0].config == TINY_RUN.unet
+    before = (package / "manifest.json").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(target.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="damaged"):
+        ship(tmp_path / "cut.safetensors", "tiny")
+    assert (package / "manifest.json").read_bytes() == before
+    assert load_pretrained("tiny")
