@@ -43,7 +43,7 @@ test: $(READY)
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" . && \
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$D/package" "$$D"/*.whl && \
 	mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
-	PYTHONPATH="$$D/package" $(CURDIR)/$(PY) -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 -n $(WORKERS) .
+	PYTHONPATH="$$D/package" $(CURDIR)/$(PY) -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 -n $(WORKERS) .
 
 # the built book in a real browser (Chromium must be installed)
 test-book: book
