@@ -170,7 +170,7 @@ def stopped_commands(folder: Path) -> dict:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         pid = command(out, "--epochs", "500", *(["--resume"] if steps else []))
         start = len(lines(out / "metrics.jsonl"))
-        alive = wait_for(lambda n=start: len(lines(out / "metrics.jsonl")) >= n + 2, pid)
+        alive = wait_for(lambda n=start: len(lines(out / "metrics.jsonl")) >= n + 1, pid)
         time.sleep(0.05)
         os.kill(pid, number)
         code = ended(pid)

@@ -1,0 +1,438 @@
+"""The command `ddim`: what it makes, and one line and an exit code for every fault."""
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ENV, PYTHON, TINY_28, TINY_RUN, scenario, tiny_images
+from PIL import Image
+
+from ddim_core import cli, data, generate, weights
+from ddim_core.checkpoint import load_tensors
+from ddim_core.data import load_dataset
+from ddim_core.plots import tile
+from ddim_core.recipes import RECIPES
+from ddim_core.train import CHECKPOINT, METRICS, Trainer
+from ddim_core.weights import describe, export, load_weights
+
+TRAIN = ["train", "tiny", "--dataset", "mnist-10k", "--limit", "24", "--epochs", "2", "--amp", "fp32", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch, tmp_path):
+    monkeypatch.setitem(RECIPES, "tiny", TINY_28)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A checkpoint, its weights, damaged copies, and things that are neither."""
+    folder = tmp_path_factory.mktemp("files")
+    trainer = Trainer(TINY_28, load_dataset("mnist-10k", limit=24).images, device="cpu", amp="fp32")
+    trainer.step()
+    trainer.save(folder / "run" / CHECKPOINT)
+    export(folder / "run" / CHECKPOINT, folder / "w.safetensors")
+    for name, path in [("run", folder / "run" / CHECKPOINT), ("w", folder / "w.safetensors")]:
+        raw = bytearray(path.read_bytes())
+        raw[-9] ^= 4
+        (folder / f"flipped-{name}.safetensors").write_bytes(raw)
+        (folder / f"cut-{name}.safetensors").write_bytes(raw[:100])
+    (folder / "empty.safetensors").touch()
+    (folder / "text.safetensors").write_text("these are no weights\n" * 99)
+    for name in ("flipped", "cut"):
+        (folder / f"{name}-run").mkdir()
+        (folder / f"{name}-run" / CHECKPOINT).write_bytes((folder / f"{name}-run.safetensors").read_bytes())
+    (folder / "other-run").mkdir()
+    Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32").save(folder / "other-run" / CHECKPOINT)
+    (folder / "file").write_text("not a folder")
+    return folder
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """A folder in torchvision's layout, with 30 pictures in place of 70,000."""
+    monkeypatch.setattr(data, "_MNIST_COUNT", {"train": 20, "test": 10})
+    raw = tmp_path / "mnist" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    digits = load_dataset("mnist-10k", limit=30)
+    for prefix, part in (("train", slice(20)), ("t10k", slice(20, 30))):
+        images, labels = digits.images[part, 0], digits.labels[part].to(torch.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (raw / f"{prefix}-{name}-ubyte").write_bytes(head + array.numpy().tobytes())
+    return tmp_path / "mnist"
+
+
+def ddim(*argv):
+    """The exit code, also where argparse ends the program."""
+    try:
+        return cli.main([str(a) for a in argv])
+    except SystemExit as end:
+        return end.code
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def tree(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+SAMPLE = ["sample", "--weights", "{files}/w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
+FAULTS = [
+    # 2: usage
+    (2, "the following arguments are required: COMMAND", []),
+    (2, "invalid choice: 'trian'", ["trian"]),
+    (2, "unrecognized arguments: --fast", [*SAMPLE, "--fast"]),
+    (2, "the following arguments are required: --out", ["train", "mnist"]),
+    (2, "the following arguments are required: RECIPE", ["train", "--out", "run"]),
+    (2, "unknown recipe 'mnits': choose one of mnist, mnist-large", ["train", "mnits", "--out", "run"]),
+    (2, "argument --epochs: invalid int value: 'ten'", [*TRAIN, "--out", "run", "--epochs", "ten"]),
+    (2, "argument --epochs: invalid int value: '1.5'", [*TRAIN, "--out", "run", "--epochs", "1.5"]),
+    (2, "epochs must be an integer of at least 1, got 0", [*TRAIN, "--out", "run", "--epochs", "0"]),
+    (2, "batch_size must be an integer of at least 1, got -1", [*TRAIN, "--out", "run", "--batch-size", "-1"]),
+    (2, "lr must be positive, got 0.0", [*TRAIN, "--out", "run", "--lr", "0"]),
+    (2, "lr must be positive, got nan", [*TRAIN, "--out", "run", "--lr", "nan"]),
+    (2, "lr must be positive, got -1e-05", [*TRAIN, "--out", "run", "--lr=-1e-5"]),
+    (2, "seed must be an integer of at least 0, got -1", [*TRAIN, "--out", "run", "--seed", "-1"]),
+    (2, "unknown data set 'cats': choose one of mnist, mnist-10k", [*TRAIN, "--out", "run", "--dataset", "cats"]),
+    (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "run", "--limit", "0"]),
+    (2, "device 'gpu' cannot be used", [*TRAIN, "--out", "run", "--device", "gpu"]),
+    (2, "amp must be auto, fp32, bf16 or fp16, got 'half'", [*TRAIN, "--out", "run", "--amp", "half"]),
+    (2, "amp fp16 needs a CUDA GPU", [*TRAIN, "--out", "run", "--amp", "fp16", "--device", "cpu"]),
+    (2, f"{CHECKPOINT} exists: go on with --resume, or choose another --out", [*TRAIN, "--out", "{files}/run"]),
+    (2, "the following arguments are required: --weights", ["sample", "--out", "x.png"]),
+    (2, "unknown weights 'mnits': choose one of ", ["sample", "--weights", "mnits", "--out", "x.png"]),
+    (2, "steps must lie in 1..1000, got 0", [*SAMPLE, "--steps", "0"]),
+    (2, "steps must lie in 1..1000, got 1001", [*SAMPLE, "--steps", "1001"]),
+    (2, "argument --steps: invalid int value: '2.5'", [*SAMPLE, "--steps", "2.5"]),
+    (2, "n and batch_size must be at least 1, got 0 and 64", [*SAMPLE, "--n", "0"]),
+    (2, "n and batch_size must be at least 1, got 2 and 0", [*SAMPLE, "--batch-size", "0"]),
+    (2, "must not be negative", [*SAMPLE, "--seed", "-4"]),
+    (2, "eta must lie in [0, 1] or be 'sigma-hat', got 1.5", [*SAMPLE, "--eta", "1.5"]),
+    (2, "eta must lie in [0, 1] or be 'sigma-hat', got nan", [*SAMPLE, "--eta", "nan"]),
+    (2, "argument --eta: invalid", [*SAMPLE, "--eta", "sigma"]),
+    (2, "--out must end in .png or .npy, got x.jpg", [*SAMPLE, "--out", "x.jpg"]),
+    (2, "--columns must be at least 1, got 0", [*SAMPLE, "--columns", "0"]),
+    (2, "device 'cuda:99' cannot be used", [*SAMPLE, "--device", "cuda:99"]),
+    (2, "--out must end in .safetensors, got w.pt", ["export", "{files}/run/last.safetensors", "--out", "w.pt"]),
+    (2, "unknown data set 'cats'", ["data", "cats"]),
+    (2, "unknown weights 'cats'", ["info", "cats"]),
+    # 3: data
+    (3, "no readable MNIST under nowhere/MNIST/raw", ["train", "mnist", "--out", "run", "--data", "nowhere"]),
+    (3, "no readable MNIST under nowhere/MNIST/raw", ["data", "mnist", "--data", "nowhere"]),
+    (3, "no readable MNIST under nowhere/MNIST/raw", ["evaluate", "--weights", "mnist", "--data", "nowhere"]),
+    (3, "no readable MNIST under", ["train", "classifier", "--out", "run", "--data", "{files}/file"]),
+    # 4: checkpoints and weights
+    (4, f"run/{CHECKPOINT}: no such file", [*TRAIN, "--out", "run", "--resume"]),
+    (4, f"flipped-run/{CHECKPOINT} is damaged", [*TRAIN, "--out", "{files}/flipped-run", "--resume"]),
+    (4, f"cut-run/{CHECKPOINT} is damaged", [*TRAIN, "--out", "{files}/cut-run", "--resume"]),
+    (4, "is of a run with another ", [*TRAIN, "--out", "{files}/other-run", "--resume"]),
+    (4, "is of a run with another dataset, seed", [*TRAIN, "--out", "{files}/run", "--resume", "--seed", "8"]),
+    (4, "nothing.safetensors: no such file", [*SAMPLE, "--weights", "nothing.safetensors"]),
+    (4, "run.safetensors is damaged", [*SAMPLE, "--weights", "{files}/cut-run.safetensors"]),
+    (4, "flipped-w.safetensors is damaged", [*SAMPLE, "--weights", "{files}/flipped-w.safetensors"]),
+    (4, "empty.safetensors is damaged", [*SAMPLE, "--weights", "{files}/empty.safetensors"]),
+    (4, "text.safetensors is damaged", [*SAMPLE, "--weights", "{files}/text.safetensors"]),
+    (4, "holds 'training', not 'weights'", [*SAMPLE, "--weights", "{files}/run/last.safetensors"]),
+    (4, "holds 'weights', not 'training'", ["export", "{files}/w.safetensors", "--out", "x.safetensors"]),
+    (4, "nothing: no such file", ["export", "nothing", "--out", "x.safetensors"]),
+    (4, "nothing.safetensors: no such file", ["info", "nothing.safetensors"]),
+    (4, "text.safetensors is damaged", ["info", "{files}/text.safetensors"]),
+    # 6: disk
+    (6, "cannot write {files}/file/run/config.json", [*TRAIN, "--out", "{files}/file/run"]),
+    (6, "cannot write {files}/file/config.json", [*TRAIN, "--out", "{files}/file"]),
+    (6, "cannot write {files}/file/x.png", [*SAMPLE, "--out", "{files}/file/x.png"]),
+    (
+        6,
+        "cannot write {files}/file/w.safetensors",
+        ["export", "{files}/run/last.safetensors", "--out", "{files}/file/w.safetensors"],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "argv"), FAULTS, ids=lambda x: " ".join(x) if isinstance(x, list) else None
+)
+def test_a_fault_is_one_line_and_a_code(files, tmp_path, capsys, code, message, argv):
+    before = tree(files), tree(tmp_path)
+    assert ddim(*(a.format(files=files) for a in argv)) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("ddim: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert message.format(files=files) in err
+    assert (tree(files), tree(tmp_path)) == before, "nothing was written"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "mnist", "--out", "run"],
+        ["train", "classifier", "--out", "run"],
+        ["data", "mnist"],
+        ["evaluate", "--weights", "mnist"],
+    ],
+    ids=" ".join,
+)
+def test_a_download_that_is_not_possible(offline, tmp_path, capsys, argv):
+    assert ddim(*argv) == 7
+    err = capsys.readouterr().err
+    assert err.startswith("ddim: MNIST cannot be downloaded (")
+    assert err.count("\n") == 1
+    assert "--data FOLDER" in err
+    assert tree(tmp_path) == {}
+
+
+def test_a_loss_that_is_not_finite(tmp_path, capsys):
+    assert ddim(*TRAIN, "--out", "run", "--batch-size", "3", "--lr", "1e30") == 5
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "not finite by step 8 (lr" in err
+    assert "--amp fp32" in err
+    assert sorted(os.listdir("run")) == ["config.json", "starts.jsonl"], "no checkpoint of it"
+
+
+def test_a_full_disk(tmp_path):
+    result = scenario("full_disk", tmp_path)
+    assert result["codes"] == [6, 6]
+    assert result["new"] == ["config.json", "starts.jsonl"]
+    assert result["old_intact"]
+    assert result["left"] == []
+    for stderr, name in zip(result["stderr"], ("new", "old"), strict=True):
+        assert stderr.startswith(f"ddim: cannot write {tmp_path}/{name}/{CHECKPOINT} (File too large)")
+        assert stderr.count("\n") == 1
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(cli, "_info", lambda args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ddim("info", "mnist")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--version"], ["--help"], *([c, "--help"] for c in ("train", "sample", "export", "info"))]
+)
+def test_help_and_version(capsys, argv):
+    assert ddim(*argv) == 0
+    out, err = capsys.readouterr()
+    assert "ddim" in out
+    assert err == ""
+
+
+# --- train -------------------------------------------------------------------------------------------------------
+
+
+def test_train_and_what_it_leaves(tmp_path, capsys):
+    assert ddim(*TRAIN, "--out", "a/run") == 0
+    out, err = capsys.readouterr()
+    assert [re.sub(r"[\d.]+ images", "N images", line) for line in out.splitlines()] == [
+        line for e in (1, 2) for line in [f"epoch {e}: loss {_loss('a/run', e):.5f}, N images/s"]
+    ]
+    assert err == ""
+    names = [CHECKPOINT, METRICS, "config.json", "samples_epoch_001.png", "samples_epoch_002.png", "starts.jsonl"]
+    assert sorted(os.listdir("a/run")) == sorted(names)
+    config = json.loads(Path("a/run/config.json").read_text())
+    assert config["config"]["unet"]["ch"] == 4
+    assert config["config"]["epochs"] == 2
+    assert config["images"] == 24
+    start = json.loads(Path("a/run/starts.jsonl").read_text())
+    assert start["command"] == " ".join(["ddim", *TRAIN, "--out", "a/run"])
+    assert start["from_step"] == 0
+    assert (start["processes"], start["amp"]) == (1, "fp32")
+    assert start["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", start["commit"])
+    assert pixels("a/run/samples_epoch_002.png").shape[::-1] == (8 * 30 + 2, 8 * 30 + 2)
+
+
+def _loss(run, epoch):
+    return json.loads((Path(run) / METRICS).read_text().splitlines()[epoch - 1])["loss"]
+
+
+def test_resume_when_done_and_when_not(capsys):
+    assert ddim(*TRAIN, "--out", "run") == 0
+    content = tree("run")
+    assert ddim(*TRAIN, "--out", "run", "--resume") == 0
+    assert "has done all 2 epochs: ask for more with --epochs" in capsys.readouterr().out
+    assert tree("run") == content
+    assert ddim(*TRAIN, "--out", "run", "--resume", "--epochs", "3") == 0
+    assert [json.loads(line)["from_step"] for line in Path("run/starts.jsonl").read_text().splitlines()] == [0, 6]
+    assert load_tensors(f"run/{CHECKPOINT}")[1]["steps_done"] == 9
+
+
+def test_leftovers_of_a_killed_writer_are_removed():
+    Path("run").mkdir()
+    Path(f"run/.{CHECKPOINT}.123.tmp").write_bytes(b"half")
+    assert ddim(*TRAIN, "--out", "run", "--epochs", "1") == 0
+    assert not list(Path("run").glob(".*"))
+
+
+def test_options_reach_the_run():
+    assert ddim(*TRAIN, "--out", "run", "--batch-size", "6", "--lr", "0.002", "--seed", "5", "--epochs", "1") == 0
+    config = json.loads(Path("run/config.json").read_text())["config"]
+    assert [config[k] for k in ("batch_size", "lr", "seed", "epochs", "dataset")] == [6, 0.002, 5, 1, "mnist-10k"]
+
+
+def test_the_command_trains_as_the_library_does():
+    assert ddim(*TRAIN, "--out", "run") == 0
+    config = replace(TINY_28, dataset="mnist-10k", epochs=2)
+    trainer = Trainer(config, load_dataset("mnist-10k", limit=24).images, device="cpu", amp="fp32")
+    while trainer.steps_done < 6:
+        trainer.step()
+    tensors, _ = load_tensors(f"run/{CHECKPOINT}")
+    assert all(torch.equal(tensors[f"ema.{k}"], v) for k, v in trainer.ema.state_dict().items())
+
+
+def test_stopped_and_killed_commands_go_on(tmp_path):
+    """SIGTERM and SIGINT end the command with 128 + signal and a checkpoint; kill -9 leaves the last one."""
+    result = scenario("stopped_commands", tmp_path)
+    term, interrupt, kill = result["stops"]
+    assert all(stop["alive"] for stop in result["stops"])
+    assert term["code"] == 128 + signal.SIGTERM
+    assert interrupt["code"] == 128 + signal.SIGINT
+    assert kill["code"] == -signal.SIGKILL
+    assert all(stop["went_on"] >= 1 for stop in result["stops"])
+    assert term["went_on"] >= 9, "an epoch of 8 steps, and more"
+    assert result["last"] == result["again"] == 0
+    epochs, seen = result["epochs"]
+    assert seen == list(range(1, epochs + 1)), "each epoch once"
+    assert result["steps"] == 8 * epochs
+    assert result["starts"][0] == 0
+    assert result["starts"] == sorted(result["starts"])
+    assert len(result["starts"]) == 4
+    assert result["pictures"] == f"samples_epoch_{epochs:03d}.png"
+    assert result["left"] == []
+    assert len(re.findall(r"stopped at step \d+ of 4000; go on with --resume\n", result["stdout"])) == 2
+    assert f"has done all {epochs} epochs" in result["stdout"]
+    assert result["stderr"] == ""
+
+
+def test_the_real_recipe_stops_when_told(tmp_path):
+    """`python -m ddim_core train mnist`, as it is."""
+    run = tmp_path / "run"
+    argv = ["train", "mnist", "--dataset", "mnist-10k", "--limit", "512", "--batch-size", "8", "--out", run]
+    process = subprocess.Popen(
+        [PYTHON, "-m", "ddim_core", *map(str, argv)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None and not _catches(status, signal.SIGTERM):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    done = load_tensors(run / CHECKPOINT)[1]["steps_done"]
+    assert out == f"stopped at step {done} of {30 * 64}; go on with --resume\n"
+    assert done >= 1
+    assert "Traceback" not in err
+    assert (run / METRICS).read_text() == ""
+
+
+def _catches(status, number):
+    """Whether the process has a handler for the signal (Linux tells)."""
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status.read_text())
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+# --- sample, export, info, data, evaluate ------------------------------------------------------------------------
+
+
+def test_sample_png(files):
+    argv = ["sample", "--weights", files / "w.safetensors", "--n", "5", "--steps", "3", "--seed", "2", "--out"]
+    assert ddim(*argv, "deep/a.png") == 0
+    assert ddim(*argv, "b.PNG", "--batch-size", "64") == 0
+    assert Path("deep/a.png").read_bytes() == Path("b.PNG").read_bytes(), "the same command, the same bytes"
+    model, schedule = load_weights(files / "w.safetensors")
+    expected = tile(generate(model, schedule, 5, steps=3, seed=2), 3, scale=2)
+    np.testing.assert_array_equal(pixels("deep/a.png"), np.asarray(expected))
+    assert ddim(*argv, "c.png", "--columns", "5") == 0
+    assert pixels("c.png").shape[::-1] == (2 * (5 * 30 + 2), 2 * 32)
+
+
+def test_sample_npy(files):
+    argv = ["sample", "--weights", files / "w.safetensors", "--n", "3", "--steps", "4", "--eta", "0.5", "--out"]
+    assert ddim(*argv, "a.npy") == 0
+    assert ddim(*argv, "b.npy", "--batch-size", "1") == 0
+    a, b = np.load("a.npy"), np.load("b.npy")
+    assert a.shape == (3, 1, 28, 28)
+    assert a.dtype == np.float32
+    assert -1 <= a.min() < a.max() <= 1
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    assert ddim(*argv, "c.npy", "--eta", "sigma-hat") == 0
+    assert np.abs(np.load("c.npy") - a).max() > 0.1
+
+
+def test_sample_by_name():
+    assert ddim("sample", "--weights", "mnist", "--n", "2", "--steps", "2", "--out", "x.png") == 0
+    assert pixels("x.png").shape[::-1] == (2 * 62, 2 * 32)
+
+
+def test_export(files, capsys):
+    assert ddim("export", files / "run" / CHECKPOINT, "--out", "new/w.safetensors") == 0
+    assert "1 steps on 24 images" in capsys.readouterr().out
+    assert load_tensors("new/w.safetensors")[0].keys() == load_tensors(files / "w.safetensors")[0].keys()
+    assert ddim("export", files / "run" / CHECKPOINT, "--out", "last.safetensors", "--last-step") == 0
+    assert describe("last.safetensors")["provenance"]["averaged"] is False
+
+
+def test_export_and_ship(files, tmp_path, monkeypatch, capsys):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(weights, "_assets", lambda: tmp_path)
+    assert ddim("export", files / "run" / CHECKPOINT, "--out", "w.safetensors", "--ship", "own") == 0
+    assert "shipped as" in capsys.readouterr().out
+    assert ddim("sample", "--weights", "own", "--n", "1", "--steps", "1", "--out", "x.png") == 0
+
+
+@pytest.mark.parametrize("name", ["mnist", "classifier", "{files}/w.safetensors"])
+def test_info_is_json(files, capsys, name):
+    assert ddim("info", name.format(files=files)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["sha256"]) == 64
+    assert found["provenance"]
+
+
+def test_data(mnist, capsys):
+    assert ddim("data", "mnist-10k") == 0
+    out = capsys.readouterr().out
+    assert "mnist-10k train: 10000 images of (1, 28, 28), labels 0..9" in out
+    assert "CC BY-SA 3.0" in out
+    assert ddim("data", "mnist", "--data", mnist) == 0
+    out = capsys.readouterr().out
+    assert "mnist train: 20 images" in out
+    assert "mnist test: 10 images" in out
+
+
+def test_evaluate(files, mnist, capsys):
+    argv = ["evaluate", "--weights", "mnist", "--n", "6", "--steps", "4", "--data", mnist]
+    assert ddim(*argv, "--out", "figures.json") == 0
+    out = capsys.readouterr().out
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["weights_sha256"] == describe("mnist")["sha256"]
+    assert figures["classifier_test_accuracy"] > 0.8
+    assert (figures["samples"], figures["steps"], figures["seed"], figures["eta"]) == (6, 4, 0, 0.0)
+    assert sum(figures["samples_a_digit"]) == 6
+    assert 0 <= figures["share_sure_of_samples"] <= 1
+    assert "of 6 samples at 4 steps" in out
+
+
+def test_train_classifier(mnist, capsys):
+    argv = ["train", "classifier", "--data", mnist, "--epochs", "1", "--seed", "3", "--out", "run"]
+    assert ddim(*argv) == 0
+    assert "of 10 test images" in capsys.readouterr().out
+    provenance = describe("run/classifier.safetensors")["provenance"]
+    assert (provenance["epochs"], provenance["seed"], provenance["images"]) == (1, 3, 20)
