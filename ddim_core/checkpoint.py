@@ -77,7 +77,8 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
     with _opened(path) as f:
         description = _description(f, path, kind)
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
-    if not _is_whole(tensors, description):
+    content_sha256 = description.pop("content_sha256", None)
+    if _digest(tensors, description) != content_sha256:
         raise CheckpointError(f"{path} is damaged (its content does not match its sha256): use another copy")
     return tensors, description
 
@@ -117,17 +118,8 @@ def _description(f, path: str | Path, kind: str | None) -> dict:
     return description
 
 
-def _is_whole(tensors: dict[str, Tensor], description: dict) -> bool:
-    if "tensors_sha256" in description:  # files from before the description was covered as well
-        return _digest(tensors) == description["tensors_sha256"]
-    rest = {k: v for k, v in description.items() if k != "content_sha256"}
-    return _digest(tensors, rest) == description.get("content_sha256")
-
-
-def _digest(tensors: dict[str, Tensor], description: dict | None = None) -> str:
-    digest = hashlib.sha256()
-    if description is not None:
-        digest.update(json.dumps(description, sort_keys=True).encode())
+def _digest(tensors: dict[str, Tensor], description: dict) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
