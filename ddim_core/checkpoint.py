@@ -77,8 +77,7 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
     with _opened(path) as f:
         description = _description(f, path, kind)
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
-    content_sha256 = description.pop("content_sha256", None)
-    if _digest(tensors, description) != content_sha256:
+    if _digest(tensors, description) != description.get("content_sha256"):
         raise CheckpointError(f"{path} is damaged (its content does not match its sha256): use another copy")
     return tensors, description
 
@@ -119,7 +118,8 @@ def _description(f, path: str | Path, kind: str | None) -> dict:
 
 
 def _digest(tensors: dict[str, Tensor], description: dict) -> str:
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    rest = {key: value for key, value in description.items() if key != "content_sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
