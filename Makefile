@@ -10,7 +10,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 # one thread a process: with several notebooks at once, more threads only get in each other's way
 export OMP_NUM_THREADS ?= 1
-export MPLBACKEND ?= agg
+# for tests only: in the environment of a build it would keep the figures out of the pages
+test: export MPLBACKEND = agg
 
 .PHONY: book test test-book lint links env assets clean
 
