@@ -368,7 +368,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     t.save(tmp_path / CHECKPOINT)
     before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(
-        NonFiniteError, match=r"not finite by step 5 \(lr 8.*e\+29, fp32\): the last checkpoint is untouched"
+        NonFiniteError,
+        match=r"the loss is not finite by step 5 \(lr 8.*e\+29, fp32\): the last checkpoint is untouched",
     ):
         list(train(t, tmp_path))
     assert (tmp_path / CHECKPOINT).read_bytes() == before
@@ -386,8 +387,12 @@ def test_it_is_seen_within_twenty_steps():
 
 def test_a_stop_does_not_save_what_is_not_finite(tmp_path):
     t = trainer(replace(TINY_RUN, lr=1e30, warmup=0))
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError, match="the loss is not finite by step 3"):
         list(train(t, tmp_path, stop=lambda: t.steps_done >= 3))
+    t = trainer()
+    t._loss_sum.fill_(math.nan)  # as where a gradient scaler kept it out of the parameters
+    with pytest.raises(NonFiniteError, match="the loss is not finite"):
+        t.save(tmp_path / CHECKPOINT)
     assert not os.listdir(tmp_path)
 
 
