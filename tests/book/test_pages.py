@@ -20,7 +20,17 @@ from playwright.sync_api import Browser, Locator, Page
 
 PAGES = bookpages.pages()
 # pages that teach with a slider, and how many they have at least: a slider that silently is not drawn must not pass
-SLIDERS = {"book/noising": 1, "book/denoising": 1, "book/fast_sampling": 1}
+SLIDERS = {
+    "book/noising": 1,
+    "book/denoising": 1,
+    "book/fast_sampling": 2,
+    "book/ddpm": 2,
+    "book/encoding": 1,
+    "book/interpolation": 1,
+    "book/imputation": 1,
+    "book/plane": 3,
+    "book/mathematics": 1,
+}
 MAX_TRANSFER = 3_000_000  # bytes of a page with all it loads, text gzipped as web servers send it
 SMALLEST_TARGET = 24  # CSS pixels: WCAG 2.2, 2.5.8
 # errors that come with the theme or the widget manager and change nothing for the reader; any other fails
@@ -195,6 +205,19 @@ def test_every_picture_says_what_it_shows(desktop: Watched) -> None:
         "[...document.images].map(i => i.alt).filter(a => /^[\\w./-]+\\.(png|svg|jpe?g|webp)$/.test(a))"
     )
     assert not paths
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_figure_of_a_chapter_is_drawn(name: str, book: Path) -> None:
+    """A build whose kernels do not draw ends without a warning, and leaves each page without its figures."""
+    notebook = bookpages.ROOT / f"{name}.ipynb"
+    if not notebook.exists():
+        return  # pages in Markdown have no cells
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    named = {c["metadata"]["mystnb"]["figure"]["name"] for c in cells if "figure" in c["metadata"].get("mystnb", {})}
+    html = (book / f"{name}.html").read_text(encoding="utf-8")
+    drawn = set(re.findall(r'<figure\b[^>]*\bid="([^"]+)"[^>]*>\s*(?:<a\b[^>]*>\s*)?<img\b', html))
+    assert not named - drawn
 
 
 @pytest.mark.parametrize("name", PAGES)
