@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     p = commands.add_parser("train", help="train a recipe, or go on with a run")
-    p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, or classifier")
+    p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, kanji, or classifier")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     p.add_argument(
@@ -88,11 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, metavar="FILE", help="also write the figures, as JSON")
     p.set_defaults(run=_evaluate)
 
-    p = commands.add_parser("data", help="fetch or check a data set, and say what it is")
-    p.add_argument("dataset", metavar="NAME", help="mnist or mnist-10k")
+    p = commands.add_parser("data", help="fetch, make or check a data set, and say what it is")
+    p.add_argument("dataset", metavar="NAME", help="mnist, mnist-10k, brush-kanji or kuzushiji")
     p.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="folder that holds MNIST/raw; left out, it is downloaded"
+        "--data", type=Path, metavar="FOLDER", help="where it is, or where it goes; left out, a cache in the home directory"
     )
+    p.add_argument("--fonts", type=Path, metavar="FOLDER", help="brush-kanji: where the fonts are")
     p.set_defaults(run=_data)
 
     p = commands.add_parser("export", help="turn a training checkpoint into a file of weights")
@@ -245,15 +246,22 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from .data import load_dataset
+    from . import kanji
+    from .data import ATTRIBUTION, CACHE, load_dataset
 
-    splits = ("train",) if args.dataset == "mnist-10k" else ("train", "test")
-    for split in splits:
-        data = load_dataset(args.dataset, args.data, split=split)
-        print(
-            f"{args.dataset} {split}: {len(data)} images of {tuple(data.images.shape[1:])}, labels 0..{data.labels.max()}"
-        )
-    print("MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0")
+    name, folder = args.dataset, args.data
+    if name == "brush-kanji":
+        folder = folder or CACHE / name
+        if not (folder / kanji.FOLDER).exists():
+            report = lambda font, kept, listed: print(f"{font}: {kept} of {listed} kanji", flush=True)  # noqa: E731
+            n = kanji.render_brush(folder, args.fonts, report=report)
+            print(f"left out: {n['empty']} empty glyphs, {n['duplicates']} pictures that came before")
+    for split in ("train", "test") if name == "mnist" else ("train",):
+        data = load_dataset(name, folder, split=split)
+        print(f"{name} {split}: {len(data)} images of {tuple(data.images.shape[1:])}, {len(data.classes)} classes")
+    if name in ("brush-kanji", "kuzushiji"):
+        print(f"in {(folder or CACHE / name) / kanji.FOLDER}")
+    print(ATTRIBUTION[name])
     return 0
 
 

@@ -2,6 +2,7 @@
 
 MNIST is read by torchvision: downloaded on demand, or taken from a folder in its layout (`FOLDER/MNIST/raw/...`).
 `mnist-10k` is the first 10,000 of MNIST's training images and comes with the package, for machines with no network.
+`brush-kanji` and `kuzushiji` are folders of 64x64 pictures, see `kanji`.
 """
 
 import gzip
@@ -17,11 +18,19 @@ import torch
 from torch import Tensor
 
 from .errors import DataError, UnavailableError, UsageError
+from .kanji import read_folder
 
 __all__ = ["DATASETS", "Dataset", "fingerprint", "from_model", "load_dataset", "to_model", "to_uint8"]
 
-DATASETS = ("mnist", "mnist-10k")
+DATASETS = ("mnist", "mnist-10k", "brush-kanji", "kuzushiji")
 CACHE = Path("~/.cache/ddim_core").expanduser()
+ATTRIBUTION = {
+    "mnist": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
+    "mnist-10k": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
+    "brush-kanji": "Brush fonts by Kouzan and Soseki Aoyagi; public domain",
+    "kuzushiji": '"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
+    "doi:10.20676/00000341; CC BY-SA 4.0",
+}
 _MNIST_COUNT = {"train": 60_000, "test": 10_000}
 _SHIPPED = "mnist_train_10k.npy.gz"
 
@@ -34,12 +43,14 @@ class Dataset:
         images: uint8 `[N, C, H, W]`, 0 black to 255 white.
         labels: int64 `[N]`.
         name, split: which data, "train" or "test".
+        classes: what each label stands for: a digit, a character.
     """
 
     images: Tensor
     labels: Tensor
     name: str
     split: str
+    classes: tuple[str, ...] = tuple("0123456789")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,8 +86,9 @@ def load_dataset(
     """Load a data set by name.
 
     Args:
-        name: "mnist" or "mnist-10k" (shipped; it has a training split only).
-        root: folder in torchvision's layout. Without it MNIST is downloaded into a cache in the home directory.
+        name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji". All but MNIST have a training split only.
+        root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. Without it
+            MNIST is downloaded into a cache in the home directory, and kanji are looked for where `ddim data` puts them.
         split: "train" or "test".
         limit: keep the first `limit` pictures.
 
@@ -86,10 +98,13 @@ def load_dataset(
     """
     if name not in DATASETS:
         raise UsageError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    if split not in _MNIST_COUNT or (name == "mnist-10k" and split != "train"):
+    if split not in _MNIST_COUNT or (name != "mnist" and split != "train"):
         raise UsageError(f"data set {name!r} has no split {split!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
+    if name in ("brush-kanji", "kuzushiji"):
+        images, labels, characters = read_folder(CACHE / name if root is None else root)
+        return Dataset(images[:limit], labels[:limit], name, split, tuple(characters))
     images, labels = _shipped_mnist() if name == "mnist-10k" else _mnist(root, split)
     return Dataset(images[:limit], labels[:limit], name, split)
 

@@ -85,6 +85,12 @@ RECIPES: dict[str, TrainConfig] = {
         warmup=1000,
         ema_decay=0.9995,
     ),
+    "kanji": TrainConfig(
+        UNetConfig(64, ch=32, ch_mult=(1, 1, 2, 2, 4), attn_resolutions=(16,), dropout=0.0, norm_groups=8),
+        dataset="brush-kanji",
+        batch_size=32,
+        epochs=10,
+    ),
 }
 
 

@@ -1,0 +1,209 @@
+"""Pictures of kanji, 64x64, white on black, in the folder layout of the Kuzushiji-Kanji archive.
+
+    FOLDER/kkanji2/U+9F8D/3f0c9a51e07b2d84.png        one folder a character, sixteen hexadecimal digits a picture
+
+`render_brush` draws such a folder from brush fonts that are in the public domain; the archive of Kuzushiji-Kanji holds
+one. `read_folder` reads both.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .errors import DataError, DiskError, UnavailableError
+
+__all__ = ["BRUSH_FONTS", "FOLDER", "SIZE", "find_fonts", "read_folder", "render_brush"]
+
+SIZE = 64
+FOLDER = "kkanji2"
+BRUSH_FONTS = {  # file -> package of Debian and Ubuntu; Kouzan and Soseki Aoyagi, public domain
+    "kouzan-mouhitsu.ttf": "fonts-kouzan-mouhitsu",
+    "kouzan-mouhitsu-gyosho.ttf": "fonts-kouzan-mouhitsu",
+    "KouzanBrushFontSousyo.ttf": "fonts-kouzan-mouhitsu",
+    "AoyagiKouzanT.ttf": "fonts-aoyagi-kouzan-t",
+    "aoyagi-soseki.ttf": "fonts-aoyagi-soseki",
+}
+_FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
+_KANJI = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))  # Unicode's ideographs
+_CLASS = re.compile(r"U\+[0-9A-F]{4,6}")
+_FITS = 58  # pixels of the 64 that a character may fill
+_DRAWN = 192  # pixels a glyph is drawn at before it is scaled down
+
+
+def find_fonts(folder: str | Path | None = None) -> list[Path]:
+    """The brush fonts, in the order of `BRUSH_FONTS`.
+
+    Args:
+        folder: where to look, with all folders below; left out, where Debian and Ubuntu put fonts, and in the home
+            directory.
+
+    Raises:
+        UnavailableError: one or more are not there; the message says how to install them.
+    """
+    places = [Path(p).expanduser() for p in (_FONT_FOLDERS if folder is None else (folder,))]
+    there = {path.name: path for place in places for path in sorted(place.rglob("*.ttf"))}
+    missing = [name for name in BRUSH_FONTS if name not in there]
+    if missing:
+        packages = sorted({BRUSH_FONTS[name] for name in missing})
+        raise UnavailableError(
+            f"brush fonts not found ({', '.join(missing)}) under {', '.join(map(str, places))}: "
+            f"install them with  apt-get install {' '.join(packages)}"
+        )
+    return [there[name] for name in BRUSH_FONTS]
+
+
+def render_brush(
+    folder: str | Path, fonts: str | Path | None = None, *, report: Callable[[str, int, int], None] | None = None
+) -> dict[str, int]:
+    """Draw every kanji of the brush fonts once, and write them as `FOLDER/kkanji2/U+XXXX/<16 hex>.png`.
+
+    Each is cropped, fitted into 58 x 58 pixels and centred. Glyphs that the font lists but leaves empty are left out,
+    and so is a picture that came before, as where two code points share one glyph. The same fonts give the same files.
+
+    Args:
+        folder: where `kkanji2` is made; it appears when all pictures are written.
+        fonts: see `find_fonts`.
+        report: called after each font with its file's name, the pictures kept and the kanji it lists.
+
+    Returns:
+        {"drawn", "listed", "empty", "duplicates", "characters"}: how many.
+
+    Raises:
+        UnavailableError: no fonts. DataError: a font cannot be read, or `FOLDER/kkanji2` exists. DiskError.
+    """
+    paths = find_fonts(fonts)
+    count = dict.fromkeys(("drawn", "listed", "empty", "duplicates"), 0)
+    seen: set[str] = set()
+    characters: set[int] = set()
+    with new_folder(Path(folder) / FOLDER) as target:
+        for path in paths:
+            kept = listed = 0
+            for code, image in _glyphs(path):
+                listed += 1
+                if image is None:
+                    count["empty"] += 1
+                    continue
+                name = hashlib.sha256(image.tobytes()).hexdigest()[:16]
+                if name in seen:
+                    count["duplicates"] += 1
+                    continue
+                seen.add(name)
+                characters.add(code)
+                kept += 1
+                place = target / f"U+{code:04X}"
+                place.mkdir(exist_ok=True)
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG")
+                (place / f"{name}.png").write_bytes(buffer.getvalue())
+            count["listed"] += listed
+            count["drawn"] += kept
+            if report:
+                report(path.name, kept, listed)
+    return count | {"characters": len(characters)}
+
+
+def _glyphs(path: Path) -> Iterator[tuple[int, Image.Image | None]]:
+    """(code point, picture or None if its glyph is empty) for every kanji that the font lists, in order."""
+    from fontTools.ttLib import TTFont, TTLibError
+
+    try:
+        with TTFont(path, lazy=True) as font:
+            codes = sorted(c for c in font.getBestCmap() if any(a <= c <= b for a, b in _KANJI))
+        face = ImageFont.truetype(str(path), _DRAWN, layout_engine=ImageFont.Layout.BASIC)
+    except (OSError, TTLibError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read as a font ({error}): install it again") from error
+    for code in codes:
+        yield code, _picture(chr(code), face)
+
+
+def _picture(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
+    canvas = Image.new("L", (2 * _DRAWN, 2 * _DRAWN))
+    ImageDraw.Draw(canvas).text((_DRAWN // 2, _DRAWN // 2), character, fill=255, font=face)
+    box = canvas.getbbox()
+    if box is None:
+        return None
+    glyph = canvas.crop(box)
+    scale = _FITS / max(glyph.size)
+    size = tuple(max(1, round(side * scale)) for side in glyph.size)
+    picture = Image.new("L", (SIZE, SIZE))
+    picture.paste(
+        glyph.resize(size, Image.Resampling.LANCZOS), tuple((SIZE - side) // 2 for side in size)
+    )
+    return picture
+
+
+def read_folder(folder: str | Path) -> tuple[Tensor, Tensor, list[str]]:
+    """Read a folder of kanji: (uint8 `[N, 1, 64, 64]`, labels int64 `[N]`, the labels' characters).
+
+    The order is that of code points, then of file names.
+
+    Args:
+        folder: one that holds `kkanji2`.
+
+    Raises:
+        DataError: no such folder, no pictures in it, or a picture that is not a 64x64 grey PNG.
+    """
+    root = Path(folder).expanduser() / FOLDER
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is not there: make it with `ddim data brush-kanji` or `ddim data kuzushiji`, "
+            "or name the folder that holds it with --data"
+        )
+    classes = sorted((p for p in root.iterdir() if _CLASS.fullmatch(p.name)), key=lambda p: int(p.name[2:], 16))
+    pictures, labels = [], []
+    for label, place in enumerate(classes):
+        for path in sorted(place.glob("*.png")):
+            pictures.append(_read_picture(path))
+            labels.append(label)
+    if not pictures:
+        raise DataError(f"{root} holds no pictures (U+XXXX/*.png): make it again")
+    return (
+        torch.from_numpy(np.stack(pictures))[:, None],
+        torch.tensor(labels),
+        [chr(int(place.name[2:], 16)) for place in classes],
+    )
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.mode != "L" or image.size != (SIZE, SIZE):
+                raise DataError(
+                    f"{path} is {image.size[0]}x{image.size[1]} of mode {image.mode}, not {SIZE}x{SIZE} grey (L): "
+                    "get the data anew"
+                )
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} is not a readable PNG ({error}): get the data anew") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that takes its place only when all went well; what was half-written is removed.
+
+    Raises:
+        DataError: `path` exists already. DiskError: it cannot be written.
+    """
+    if path.exists():
+        raise DataError(f"{path} exists already: use it, or remove it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DiskError(f"cannot write {path} ({error.strerror or error}): free some space or choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary)
