@@ -1,10 +1,11 @@
-"""Judging samples: a small classifier of digits, and how sure it is of what it sees.
+"""Judging samples: a small classifier of digits, how sure it is of what it sees, and which known picture is nearest.
 
 There is no reference network for digits as there is for photographs, so this one is ours; its accuracy on the 10,000
 test images of MNIST is in its provenance (`ddim info classifier`).
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "accuracy",
     "confidence",
     "load_classifier",
+    "nearest",
     "save_classifier",
     "train_classifier",
 ]
@@ -82,6 +84,51 @@ def confidence(classifier: Classifier, x: Tensor, batch_size: int = 500) -> Conf
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
     """Share of pictures whose label it finds."""
     return (confidence(classifier, images).label == labels).double().mean().item()
+
+
+@torch.no_grad()
+def nearest(
+    queries: Tensor,
+    data: Tensor,
+    features: Callable[[Tensor], Tensor] | None = None,
+    *,
+    k: int = 1,
+    batch_size: int = 1000,
+) -> tuple[Tensor, Tensor]:
+    """The k pictures of `data` that are nearest to each query, by Euclidean distance, as (distance, index).
+
+    Args:
+        queries: `[N, C, H, W]`, uint8 or pixels in [-1, 1].
+        data: `[M, C, H, W]`, either kind; never in memory as floats but for `batch_size` pictures at a time.
+        features: from pictures `[B, C, H, W]` in [-1, 1] to what is compared, `[B, D]` (`Classifier.features`);
+            left out, the pixels in [-1, 1].
+        k: for queries that are in `data` themselves take 2: the second is the nearest other one, or an equal one.
+
+    Returns:
+        float32 and int64 `[N, k]`, the nearest first.
+
+    Raises:
+        ValueError: k is not in 1..M.
+    """
+    if not 1 <= k <= len(data):
+        raise ValueError(f"k must lie in 1..{len(data)}, the number of pictures, got {k}")
+
+    def vectors(x: Tensor) -> Tensor:
+        x = to_model(x) if x.dtype == torch.uint8 else x
+        return (features(x) if features else x).flatten(1)
+
+    q = torch.cat([vectors(b) for b in queries.split(batch_size)])
+    squared, index = q.new_zeros(len(q), 0), torch.zeros(len(q), 0, dtype=torch.int64, device=q.device)
+    for start in range(0, len(data), batch_size):
+        v = vectors(data[start : start + batch_size])
+        # |q - v|^2 by one product of matrices: fast, and too rough for pictures that are nearly equal
+        squared = torch.cat([squared, v.square().sum(1) - 2 * q @ v.T], 1)
+        index = torch.cat([index, torch.arange(start, start + len(v), device=q.device).expand(len(q), -1)], 1)
+        squared, kept = squared.topk(min(k, squared.shape[1]), largest=False)
+        index = index.gather(1, kept)
+    found = [(q - vectors(data[index[:, i].to(data.device)])).square().sum(1).sqrt() for i in range(k)]
+    distance, order = torch.stack(found, 1).sort(1)
+    return distance, index.gather(1, order)
 
 
 def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 6, seed: int = 0, report=None) -> Classifier:

@@ -12,6 +12,7 @@ from ddim_core.metrics import (
     accuracy,
     confidence,
     load_classifier,
+    nearest,
     save_classifier,
     train_classifier,
 )
@@ -67,6 +68,49 @@ def test_features_come_before_the_last_layer(shipped, digits):
         torch.testing.assert_close(shipped.out(features), shipped(x))
     assert features.shape == (3, 128)
     assert (features >= 0).all()
+
+
+def test_nearest_is_the_smallest_of_all_distances(digits):
+    queries, data = digits.images[:20], digits.images[20:]
+    distance, index = nearest(queries, data, k=3, batch_size=100)  # 480 pictures: the last batch is a smaller one
+    apart = (to_model(queries)[:, None] - to_model(data)[None]).double().square().sum((2, 3, 4)).sqrt()
+    expected, order = apart.sort(1)
+    torch.testing.assert_close(distance.double(), expected[:, :3], rtol=1e-5, atol=1e-5)
+    assert torch.equal(index, order[:, :3])
+    assert index.dtype == torch.int64
+    for other in (nearest(to_model(queries), to_model(data), k=3), nearest(queries, data, k=3, batch_size=7)):
+        assert torch.equal(other[1], index)
+    assert torch.equal(nearest(queries, data)[1], index[:, :1])
+
+
+def test_nearest_finds_a_picture_in_its_data_at_distance_zero(digits):
+    data = digits.images[:300]
+    distance, index = nearest(data[40:50], data, k=2, batch_size=64)
+    assert torch.equal(index[:, 0], torch.arange(40, 50))
+    assert (distance[:, 0] == 0).all()
+    assert (distance[:, 1] > 1).all()
+    slightly = data[40:50].clone()
+    slightly[:, 0, 14, 14] ^= 1  # one grey level of one pixel: 2/255
+    distance, index = nearest(slightly, data)
+    assert torch.equal(index[:, 0], torch.arange(40, 50))
+    torch.testing.assert_close(distance, torch.full((10, 1), 2 / 255), rtol=1e-4, atol=0)
+
+
+def test_nearest_in_features(shipped, digits):
+    queries, data = digits.images[:20], digits.images[20:]
+    distance, index = nearest(queries, data, shipped.features, batch_size=64)
+    with torch.no_grad():
+        apart = torch.cdist(shipped.features(to_model(queries)), shipped.features(to_model(data)))
+    torch.testing.assert_close(distance[:, 0], apart.amin(1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(apart.gather(1, index), distance, rtol=1e-3, atol=1e-3)
+    assert (digits.labels[20:][index[:, 0]] == digits.labels[:20]).float().mean() > 0.9
+    assert not torch.equal(index, nearest(queries, data)[1])
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_nearest_of_too_few(digits, k):
+    with pytest.raises(ValueError, match=r"k must lie in 1\.\.5"):
+        nearest(digits.images[:2], digits.images[:5], k=k)
 
 
 def test_training_repeats_and_learns(digits):
