@@ -3,10 +3,9 @@
     FOLDER/kkanji2/U+9F8D/3f0c9a51e07b2d84.png        one folder a character, sixteen hexadecimal digits a picture
 
 `render_brush` draws such a folder from brush fonts that are in the public domain; the archive of Kuzushiji-Kanji holds
-one. `read_folder` reads both.
+one, see `kuzushiji`. `read_folder` reads both.
 """
 
-import contextlib
 import hashlib
 import io
 import os
@@ -18,15 +17,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DataError, DiskError, UnavailableError
 
-__all__ = ["BRUSH_FONTS", "FOLDER", "SIZE", "find_fonts", "read_folder", "render_brush"]
+__all__ = [
+    "BRUSH_FONTS",
+    "CODE",
+    "FOLDER",
+    "SIZE",
+    "find_fonts",
+    "new_folder",
+    "read_folder",
+    "read_png",
+    "render_brush",
+]
 
 SIZE = 64
 FOLDER = "kkanji2"
+CODE = r"U\+(?:[0-9A-F]{4,5}|10[0-9A-F]{4})"  # a code point, as folders are named
 BRUSH_FONTS = {  # file -> package of Debian and Ubuntu; Kouzan and Soseki Aoyagi, public domain
     "kouzan-mouhitsu.ttf": "fonts-kouzan-mouhitsu",
     "kouzan-mouhitsu-gyosho.ttf": "fonts-kouzan-mouhitsu",
@@ -36,7 +46,6 @@ BRUSH_FONTS = {  # file -> package of Debian and Ubuntu; Kouzan and Soseki Aoyag
 }
 _FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 _KANJI = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))  # Unicode's ideographs
-_CLASS = re.compile(r"U\+[0-9A-F]{4,6}")
 _FITS = 58  # pixels of the 64 that a character may fill
 _DRAWN = 192  # pixels a glyph is drawn at before it is scaled down
 
@@ -46,7 +55,7 @@ def find_fonts(folder: str | Path | None = None) -> list[Path]:
 
     Args:
         folder: where to look, with all folders below; left out, where Debian and Ubuntu put fonts, and in the home
-            directory.
+            directory, whose fonts are preferred.
 
     Raises:
         UnavailableError: one or more are not there; the message says how to install them.
@@ -57,8 +66,8 @@ def find_fonts(folder: str | Path | None = None) -> list[Path]:
     if missing:
         packages = sorted({BRUSH_FONTS[name] for name in missing})
         raise UnavailableError(
-            f"brush fonts not found ({', '.join(missing)}) under {', '.join(map(str, places))}: "
-            f"install them with  apt-get install {' '.join(packages)}"
+            f"brush fonts not found ({', '.join(missing)}) under {', '.join(map(str, places))}: install them with "
+            f"`apt-get install {' '.join(packages)}` (Debian, Ubuntu), or name a folder that has them with --fonts"
         )
     return [there[name] for name in BRUSH_FONTS]
 
@@ -69,7 +78,8 @@ def render_brush(
     """Draw every kanji of the brush fonts once, and write them as `FOLDER/kkanji2/U+XXXX/<16 hex>.png`.
 
     Each is cropped, fitted into 58 x 58 pixels and centred. Glyphs that the font lists but leaves empty are left out,
-    and so is a picture that came before, as where two code points share one glyph. The same fonts give the same files.
+    and so is a picture that came before, as where two code points share one glyph (old and new forms of a character,
+    in the cursive font). The same fonts and the same Pillow give the same files.
 
     Args:
         folder: where `kkanji2` is made; it appears when all pictures are written.
@@ -103,9 +113,7 @@ def render_brush(
                 kept += 1
                 place = target / f"U+{code:04X}"
                 place.mkdir(exist_ok=True)
-                buffer = io.BytesIO()
-                image.save(buffer, "PNG")
-                (place / f"{name}.png").write_bytes(buffer.getvalue())
+                image.save(place / f"{name}.png")
             count["listed"] += listed
             count["drawn"] += kept
             if report:
@@ -115,16 +123,17 @@ def render_brush(
 
 def _glyphs(path: Path) -> Iterator[tuple[int, Image.Image | None]]:
     """(code point, picture or None if its glyph is empty) for every kanji that the font lists, in order."""
-    from fontTools.ttLib import TTFont, TTLibError
+    from fontTools.ttLib import TTFont
 
     try:
         with TTFont(path, lazy=True) as font:
-            codes = sorted(c for c in font.getBestCmap() if any(a <= c <= b for a, b in _KANJI))
+            codes = sorted(c for c in font.getBestCmap() or () if any(a <= c <= b for a, b in _KANJI))
         face = ImageFont.truetype(str(path), _DRAWN, layout_engine=ImageFont.Layout.BASIC)
-    except (OSError, TTLibError, AttributeError) as error:
-        raise DataError(f"{path} cannot be read as a font ({error}): install it again") from error
-    for code in codes:
-        yield code, _picture(chr(code), face)
+        for code in codes:
+            yield code, _picture(chr(code), face)
+    except Exception as error:  # fontTools and FreeType raise many kinds for a damaged or foreign file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} cannot be read as a font ({reason}): install it again") from error
 
 
 def _picture(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
@@ -137,22 +146,21 @@ def _picture(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None
     scale = _FITS / max(glyph.size)
     size = tuple(max(1, round(side * scale)) for side in glyph.size)
     picture = Image.new("L", (SIZE, SIZE))
-    picture.paste(
-        glyph.resize(size, Image.Resampling.LANCZOS), tuple((SIZE - side) // 2 for side in size)
-    )
+    picture.paste(glyph.resize(size, Image.Resampling.LANCZOS), tuple((SIZE - side) // 2 for side in size))
     return picture
 
 
-def read_folder(folder: str | Path) -> tuple[Tensor, Tensor, list[str]]:
+def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
     """Read a folder of kanji: (uint8 `[N, 1, 64, 64]`, labels int64 `[N]`, the labels' characters).
 
     The order is that of code points, then of file names.
 
     Args:
         folder: one that holds `kkanji2`.
+        limit: read the first `limit` pictures only; characters are listed all the same.
 
     Raises:
-        DataError: no such folder, no pictures in it, or a picture that is not a 64x64 grey PNG.
+        DataError: no such folder, a character without pictures, or a picture that is not a 64x64 grey PNG.
     """
     root = Path(folder).expanduser() / FOLDER
     if not root.is_dir():
@@ -160,32 +168,39 @@ def read_folder(folder: str | Path) -> tuple[Tensor, Tensor, list[str]]:
             f"{root} is not there: make it with `ddim data brush-kanji` or `ddim data kuzushiji`, "
             "or name the folder that holds it with --data"
         )
-    classes = sorted((p for p in root.iterdir() if _CLASS.fullmatch(p.name)), key=lambda p: int(p.name[2:], 16))
-    pictures, labels = [], []
-    for label, place in enumerate(classes):
-        for path in sorted(place.glob("*.png")):
-            pictures.append(_read_picture(path))
-            labels.append(label)
-    if not pictures:
-        raise DataError(f"{root} holds no pictures (U+XXXX/*.png): make it again")
-    return (
-        torch.from_numpy(np.stack(pictures))[:, None],
-        torch.tensor(labels),
-        [chr(int(place.name[2:], 16)) for place in classes],
+    classes = sorted(
+        (name for name in os.listdir(root) if re.fullmatch(CODE, name)), key=lambda name: int(name[2:], 16)
     )
+    files = []
+    for label, name in enumerate(classes):
+        place = root / name
+        pictures = sorted(p for p in os.listdir(place) if p.endswith(".png")) if place.is_dir() else []
+        if not pictures:
+            raise DataError(f"{place} holds no pictures, so {root} is not whole: remove it and get the data anew")
+        files += [(label, f"{place}/{p}") for p in pictures]
+    if not files:
+        raise DataError(f"{root} holds no pictures (U+XXXX/*.png): remove it and get the data anew")
+    files = files[:limit]
+    images = np.empty((len(files), 1, SIZE, SIZE), np.uint8)
+    for image, (_, path) in zip(images, files, strict=True):
+        with open(path, "rb") as f:
+            image[0] = read_png(f.read(), path)
+    labels = torch.tensor([label for label, _ in files])
+    return torch.from_numpy(images), labels, [chr(int(name[2:], 16)) for name in classes]
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def read_png(content: bytes, name: str) -> np.ndarray:
+    """The pixels of a picture, uint8 `[64, 64]`. Raises DataError, which names it: not a 64x64 grey PNG, or damaged."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.mode != "L" or image.size != (SIZE, SIZE):
-                raise DataError(
-                    f"{path} is {image.size[0]}x{image.size[1]} of mode {image.mode}, not {SIZE}x{SIZE} grey (L): "
-                    "get the data anew"
-                )
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is not a readable PNG ({error}): get the data anew") from error
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.mode == "L" and image.size == (SIZE, SIZE):
+                return np.asarray(image)
+            problem = f"{image.size[0]}x{image.size[1]} of mode {image.mode}, not {SIZE}x{SIZE} grey (L)"
+    except UnidentifiedImageError:
+        problem = "not a PNG"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        problem = f"not a readable PNG ({error})"
+    raise DataError(f"{name} is {problem}: get the data anew")
 
 
 @contextmanager
@@ -198,12 +213,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise DataError(f"{path} exists already: use it, or remove it first")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed, and had this number
     try:
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise DiskError(f"cannot write {path} ({error.strerror or error}): free some space or choose another folder") from error
+        raise DiskError(
+            f"cannot write {path} ({error.strerror or error}): free some space or choose another folder"
+        ) from error
     finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
