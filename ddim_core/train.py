@@ -38,6 +38,7 @@ __all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choo
 CHECKPOINT = "last.safetensors"
 METRICS = "metrics.jsonl"
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
+_SAVE_EVERY = 900  # seconds: of an epoch that takes hours, no more is lost
 _AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
 _INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
 
@@ -281,18 +282,21 @@ def train(
 ) -> Iterator[TrainStep]:
     """Run to the end of the last epoch, yielding after each step.
 
-    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, and
-    a checkpoint when `stop()` turns true (looked at after each step; after every 4th with several processes, which
+    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, in a long
+    epoch every 15 minutes too, and when `stop()` turns true (looked at after each step; after every 4th with several processes, which
     agree on it), and the loop ends.
 
     Raises:
         NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.
     """
+    saved = time.monotonic()
     while trainer.steps_done < trainer.total_steps:
         result = trainer.step()
         stopping = _agree(stop, trainer)
-        if out is not None and trainer.rank == 0 and (result.metrics or stopping):
+        due = result.metrics or stopping or time.monotonic() - saved > _SAVE_EVERY
+        if out is not None and trainer.rank == 0 and due:
             trainer.save(Path(out) / CHECKPOINT)
+            saved = time.monotonic()
             lines = "".join(json.dumps(line) + "\n" for line in trainer.history)
             write_atomically(Path(out) / METRICS, lines.encode())
         yield result
