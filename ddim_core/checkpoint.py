@@ -18,7 +18,15 @@ from torch import Tensor
 
 from .errors import CheckpointError, DiskError
 
-__all__ = ["load_tensors", "read_description", "save_tensors", "sha256_file", "write_atomically"]
+__all__ = [
+    "has_description",
+    "load_tensors",
+    "read_description",
+    "read_tensors",
+    "save_tensors",
+    "sha256_file",
+    "write_atomically",
+]
 
 _KEY = "ddim_core"
 
@@ -86,6 +94,18 @@ def read_description(path: str | Path, kind: str | None = None) -> dict:
     """The description alone, without reading the tensors. Raises as `load_tensors`."""
     with _opened(path) as f:
         return _description(f, path, kind)
+
+
+def has_description(path: str | Path) -> bool:
+    """Whether a safetensors file was written by `save_tensors`. Raises CheckpointError: no such file, or none."""
+    with _opened(path) as f:
+        return _KEY in (f.metadata() or {})
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of anybody's. Raises CheckpointError: no such file, or a damaged one."""
+    with _opened(path) as f:
+        return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
 
 
 def sha256_file(path: str | Path) -> str:

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,8 @@ from .kanji import read_folder
 __all__ = ["DATASETS", "Dataset", "fingerprint", "from_model", "load_dataset", "to_model", "to_uint8"]
 
 DATASETS = ("mnist", "mnist-10k", "brush-kanji", "kuzushiji")
-CACHE = Path("~/.cache/ddim_core").expanduser()
+# what is downloaded or made, weights too; another folder in the environment is read at import
+CACHE = Path(os.environ.get("DDIM_CORE_CACHE") or "~/.cache/ddim_core").expanduser()
 ATTRIBUTION = {
     "mnist": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
     "mnist-10k": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",

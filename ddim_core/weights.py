@@ -6,6 +6,7 @@ configuration, the schedule, and the provenance: commands, data, epochs, seed, l
 
 import hashlib
 import json
+import os
 import time
 from importlib import resources
 from pathlib import Path
@@ -13,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoint import load_tensors, read_description, save_tensors, sha256_file, write_atomically
+from .checkpoint import has_description, load_tensors, read_description, save_tensors, sha256_file, write_atomically
 from .errors import CheckpointError, UsageError
+from .public import SOURCES, fetch, load_public, source
 from .schedule import Schedule
 from .unet import UNet, UNetConfig
 
-__all__ = ["describe", "export", "load_pretrained", "load_weights", "manifest", "ship", "verified"]
+__all__ = ["describe", "export", "is_path", "load", "load_pretrained", "load_weights", "manifest", "ship", "verified"]
 
 KIND = "weights"
 
@@ -29,16 +31,35 @@ def manifest() -> dict:
 
 
 def load_pretrained(name: str, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
-    """Load weights that come with the package, verified, as (model in evaluation mode, schedule).
+    """Load weights by name, verified, as (model in evaluation mode, schedule).
 
     Args:
-        name: "mnist".
+        name: "mnist", which comes with the package; or "cifar10", the original model's weights of 143 MB, which are
+            downloaded once.
         device: where the model goes; the CPU if left out.
 
     Raises:
         UsageError: an unknown name. CheckpointError: the file is missing, damaged, or not the manifest's.
+        UnavailableError: the file has to be downloaded and cannot be. DiskError: the cache cannot be written.
     """
+    if name in SOURCES:
+        return load_public(fetch(source(name)), device)
     return load_weights(verified(name), device)
+
+
+def is_path(name: str) -> bool:
+    """Whether this names a file or folder, rather than weights that are known by name."""
+    return "/" in name or os.sep in name or Path(name).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+
+def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
+    """Load weights by name, or from a path: a file that `export` wrote, or public weights in either format.
+
+    Raises as `load_pretrained`, `load_weights` and `public.load_public`.
+    """
+    if not is_path(name):
+        return load_pretrained(name, device)
+    return (load_weights if _exported(name) else load_public)(name, device)
 
 
 def load_weights(path: str | Path, device: str | torch.device | None = None) -> tuple[UNet, Schedule]:
@@ -112,6 +133,10 @@ def ship(file: str | Path, name: str) -> Path:
     return target
 
 
+def _exported(path: str) -> bool:
+    return path.endswith(".safetensors") and has_description(path)
+
+
 def _assets() -> Path:
     return Path(str(resources.files("ddim_core"))) / "assets"
 
@@ -124,7 +149,7 @@ def verified(name: str) -> Path:
     """
     entry = manifest().get(name)
     if entry is None or "file" not in entry:
-        names = ", ".join(k for k, v in manifest().items() if "file" in v)
+        names = ", ".join([*(k for k, v in manifest().items() if "file" in v), *SOURCES])
         raise UsageError(f"unknown weights {name!r}: choose one of {names}")
     path = _assets() / entry["file"]
     if not path.is_file():
