@@ -282,9 +282,9 @@ def train(
 ) -> Iterator[TrainStep]:
     """Run to the end of the last epoch, yielding after each step.
 
-    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, in a long
-    epoch every 15 minutes too, and when `stop()` turns true (looked at after each step; after every 4th with several processes, which
-    agree on it), and the loop ends.
+    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, within a
+    long epoch every 15 minutes, and when `stop()` turns true (looked at after each step; after every 4th with several
+    processes, which agree on it), and the loop ends.
 
     Raises:
         NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.

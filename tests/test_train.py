@@ -270,6 +270,20 @@ def test_more_epochs_than_planned(tmp_path):
     assert_same(more, straight)
 
 
+def test_a_long_epoch_is_saved_from_time_to_time(tmp_path, monkeypatch):
+    t = trainer()
+    steps = train(t, tmp_path)
+    next(steps)
+    assert not (tmp_path / CHECKPOINT).exists()
+    monkeypatch.setattr(training, "_SAVE_EVERY", 0)
+    next(steps)
+    assert t.steps_done < t.steps_per_epoch
+    again = trainer()
+    again.load(tmp_path / CHECKPOINT)
+    assert again.steps_done == t.steps_done
+    assert_same(again, t)
+
+
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     t = trainer()
