@@ -1,4 +1,4 @@
-"""The command `ddim`: train, sample, evaluate, data, export, info.
+"""The command `ddim`: train, sample, evaluate, data, download, export, info.
 
 Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss not finite,
 6 disk, 7 download not possible.
@@ -96,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--fonts", type=Path, metavar="FOLDER", help="brush-kanji: where the fonts are")
     p.set_defaults(run=_data)
 
+    p = commands.add_parser("download", help="fetch public weights into the cache, and verify them")
+    p.add_argument("name", metavar="NAME", help="cifar10: the original model, 143 MB")
+    p.epilog = (
+        "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names. DDIM_CORE_CIFAR10_URL names a mirror of "
+        "the file; with DDIM_CORE_CIFAR10_HASH (sha256:... or md5:...) another file of the same network."
+    )
+    p.set_defaults(run=_download)
+
     p = commands.add_parser("export", help="turn a training checkpoint into a file of weights")
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="last.safetensors of a run")
     p.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors")
@@ -104,13 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_export)
 
     p = commands.add_parser("info", help="where weights come from")
-    p.add_argument("name", metavar="NAME", help="mnist, classifier, or a file FILE.safetensors")
+    p.add_argument("name", metavar="NAME", help="mnist, classifier, cifar10, or a file or folder of weights")
     p.set_defaults(run=_info)
     return parser
 
 
+_WEIGHTS = """mnist; cifar10, which is downloaded once; a file FILE.safetensors that `ddim export` wrote; or public weights
+for CIFAR-10: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
+
+
 def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
-    p.add_argument("--weights", required=True, metavar="NAME", help="mnist, or a file FILE.safetensors")
+    p.add_argument("--weights", required=True, metavar="NAME", help=_WEIGHTS)
     p.add_argument("--steps", type=int, default=50, help="calls of the network a picture (default 50)")
     p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
     p.add_argument("--seed", type=int, default=0)
@@ -174,14 +186,16 @@ def _train_classifier(args: argparse.Namespace) -> int:
     return 0
 
 
-def _samples(args: argparse.Namespace):
-    """The pictures that the options of `_add_sampling` ask for, `[n, C, H, W]` on the CPU."""
+def _samples(args: argparse.Namespace, shape: tuple[int, int, int] | None = None):
+    """The pictures that the options of `_add_sampling` ask for, `[n, C, H, W]` on the CPU; refused if not of `shape`."""
     from .recipes import choose_device
     from .sample import generate
-    from .weights import load_pretrained, load_weights
+    from .weights import load
 
-    load = load_weights if args.weights.endswith(".safetensors") else load_pretrained
     model, schedule = load(args.weights, choose_device(args.device))
+    drawn = (model.config.in_channels, model.config.resolution, model.config.resolution)
+    if shape and drawn != shape:
+        raise UsageError(f"the weights {args.weights} draw pictures of {drawn}, not of {shape} as the classifier needs")
     return generate(
         model, schedule, args.n, steps=args.steps, seed=args.seed, eta=args.eta, batch_size=args.batch_size
     ).cpu()
@@ -221,7 +235,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     classifier = metrics.load_classifier()
     test = load_dataset("mnist", args.data, split="test")
     real = metrics.confidence(classifier, test.images)
-    drawn = metrics.confidence(classifier, _samples(args))
+    drawn = metrics.confidence(classifier, _samples(args, tuple(test.images.shape[1:])))
     figures = {
         "command": args.command_line,
         "weights_sha256": describe(args.weights)["sha256"],
@@ -262,6 +276,14 @@ def _data(args: argparse.Namespace) -> int:
     if name in ("brush-kanji", "kuzushiji"):
         print(f"in {(folder or CACHE / name) / kanji.FOLDER}")
     print(ATTRIBUTION[name])
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from .public import fetch, source
+
+    origin = source(args.name)
+    print(f"{fetch(origin)}: {origin.hash}, verified")
     return 0
 
 

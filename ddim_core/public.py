@@ -17,12 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from . import data
-from .checkpoint import read_tensors
+from .checkpoint import read_tensors, sha256_file
 from .errors import CheckpointError, DiskError, UnavailableError, UsageError
 from .schedule import Schedule
 from .unet import UNet, UNetConfig
 
-__all__ = ["CIFAR10", "ShiftedTime", "Source", "authors_grid", "fetch", "load_public", "source"]
+__all__ = [
+    "CIFAR10",
+    "ShiftedTime",
+    "Source",
+    "authors_grid",
+    "describe_public",
+    "describe_source",
+    "fetch",
+    "load_public",
+    "source",
+]
 
 CIFAR10 = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
 RETRIES = 2
@@ -109,10 +119,16 @@ def load_public(
     return ShiftedTime(net).to(device or "cpu").eval().requires_grad_(False), Schedule.linear()
 
 
+def describe_public(path: str | Path) -> dict:
+    """Configuration of public weights that lie on this machine, and sha256 of their file. Raises as `load_public`."""
+    path = Path(path).expanduser()
+    read_public(path)
+    return {**_DESCRIPTION, "sha256": sha256_file(_file(path))}
+
+
 def read_public(path: Path, config: UNetConfig = CIFAR10) -> dict[str, Tensor]:
     """The tensors of either format under our names, in float32. Args and errors as in `load_public`."""
-    if path.is_dir():
-        path = next((path / f for f in _FORMAT_B_FILES if (path / f).is_file()), path / _FORMAT_B_FILES[0])
+    path = _file(path)
     state = _without_prefixes(_read(path))
     if any(name.startswith(("down_blocks.", "time_embedding.")) for name in state):
         _check_settings(path.with_name("config.json"), config)
@@ -153,6 +169,18 @@ def source(name: str) -> Source:
         raise UsageError(f"unknown public weights {name!r}: choose one of {', '.join(SOURCES)}")
     known, prefix = SOURCES[name], f"DDIM_CORE_{name.upper()}"
     return Source(os.environ.get(f"{prefix}_URL") or known.url, os.environ.get(f"{prefix}_HASH") or known.hash)
+
+
+def describe_source(name: str) -> dict:
+    """Configuration and origin of public weights, and sha256 of the file if it is in the cache; downloads nothing.
+
+    Raises:
+        UsageError: as `source`.
+    """
+    origin = source(name)
+    path = origin.path if origin.path.is_file() else None
+    provenance = {"url": origin.url, "hash": origin.hash, "file": str(path or ""), "of": _ORIGIN}
+    return {**_DESCRIPTION, "provenance": provenance, "sha256": path and sha256_file(path)}
 
 
 def fetch(source: Source) -> Path:
@@ -207,9 +235,10 @@ def _unavailable(source: Source, reason: str) -> str:
 def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> list[int]:
     """The grid of times on which the DDIM authors sampled (appendix D.2), counted from 1 as ours are, for `sample`.
 
-    "quadratic", theirs for CIFAR-10: the integers below `steps` squares from 0 up to 0.8 T, plus 1; below about 50 steps
-    all differ, above, equal ones are left out (a step from a time to itself changes nothing). "uniform": 1, 1 + k,
-    1 + 2k, ... with k = T // steps, which may be more than `steps` of them. Neither starts at T.
+    "quadratic", theirs for CIFAR-10: the squares of `steps` evenly spaced numbers from 0 to sqrt(0.8 T), rounded down,
+    plus 1. From 30 steps of T = 1000 on some are equal, which are given once (a step from a time to itself changes
+    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps, which may be more than `steps` of them. Neither
+    starts at T.
 
     Returns:
         Ascending times from 0.
@@ -225,6 +254,14 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
     times = torch.linspace(0, (0.8 * T) ** 0.5, S, dtype=torch.float64) ** 2
     return [0, *sorted({int(t) + 1 for t in times})]
 
+
+_ORIGIN = "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"
+_DESCRIPTION = {
+    "kind": "weights",
+    "unet": CIFAR10.to_dict(),
+    "schedule": {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02},
+    "times": "the network is told t - 1",
+}
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -254,6 +291,13 @@ _RENAMED = [  # format B, format A; in this order
     (".key.", ".k."),
     (".value.", ".v."),
 ]
+
+
+def _file(path: Path) -> Path:
+    """The file of tensors, where a folder is named."""
+    if not path.is_dir():
+        return path
+    return next((path / f for f in _FORMAT_B_FILES if (path / f).is_file()), path / _FORMAT_B_FILES[0])
 
 
 def _read(path: Path) -> dict[str, Tensor]:

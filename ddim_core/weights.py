@@ -16,7 +16,7 @@ from torch import nn
 
 from .checkpoint import has_description, load_tensors, read_description, save_tensors, sha256_file, write_atomically
 from .errors import CheckpointError, UsageError
-from .public import SOURCES, fetch, load_public, source
+from .public import SOURCES, describe_public, describe_source, fetch, load_public, source
 from .schedule import Schedule
 from .unet import UNet, UNetConfig
 
@@ -49,7 +49,10 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
 
 def is_path(name: str) -> bool:
     """Whether this names a file or folder, rather than weights that are known by name."""
-    return "/" in name or os.sep in name or Path(name).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+    if name in SOURCES or name in manifest():
+        return False
+    file = os.sep in name or Path(name).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+    return file or (name != "" and Path(name).expanduser().exists())
 
 
 def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
@@ -80,8 +83,12 @@ def load_weights(path: str | Path, device: str | torch.device | None = None) -> 
 
 
 def describe(name: str) -> dict:
-    """Configuration and provenance of weights that come with the package, or of a file. Raises as `load_pretrained`."""
-    path = Path(name) if name.endswith(".safetensors") else verified(name)
+    """Configuration, provenance and sha256 of weights by name or path. Downloads nothing; else raises as `load`."""
+    if name in SOURCES:
+        return describe_source(name)
+    if is_path(name) and not _exported(name):
+        return describe_public(name)
+    path = Path(name) if is_path(name) else verified(name)
     return {**read_description(path), "sha256": sha256_file(path)}
 
 

@@ -14,7 +14,7 @@ from ddim_core.checkpoint import load_tensors, save_tensors, sha256_file
 from ddim_core.errors import CheckpointError, DiskError, UsageError
 from ddim_core.recipes import RECIPES
 from ddim_core.train import CHECKPOINT, Trainer, train
-from ddim_core.weights import describe, export, load_pretrained, load_weights, manifest, ship, verified
+from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, ship, verified
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,25 @@ def test_the_provenance_of_the_shipped_network():
     assert all(start["command"].startswith("ddim train") and start["commit"] for start in provenance["starts"])
 
 
-@pytest.mark.parametrize("name", ["mnits", "", "mnist_train_10k.npy.gz", "../mnist", "MNIST"])
+@pytest.mark.parametrize("name", ["mnits", "", "../mnist", "mnist_train_10k.npy", "MNIST"])
 def test_unknown_names(name):
-    for function in (load_pretrained, describe, verified):
+    for function in (load_pretrained, verified):
         with pytest.raises(UsageError, match=r"unknown weights .*: choose one of .*mnist"):
+            function(name)
+
+
+@pytest.mark.parametrize("name", ["mnits", "", "MNIST", "mnist_train_10k.npy"])
+def test_what_is_neither_a_name_nor_a_path(name):
+    for function in (load, describe):
+        with pytest.raises(UsageError, match=r"unknown weights .*: choose one of .*mnist"):
+            function(name)
+
+
+@pytest.mark.parametrize("name", ["../mnits", "mnits.safetensors", "mnits.pt", "./mnist"])
+def test_a_path_to_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for function in (load, describe):
+        with pytest.raises(CheckpointError, match="no such file"):
             function(name)
 
 
