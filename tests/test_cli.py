@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -409,12 +410,31 @@ def test_info_is_json(files, capsys, name):
 def test_data(mnist, capsys):
     assert ddim("data", "mnist-10k") == 0
     out = capsys.readouterr().out
-    assert "mnist-10k train: 10000 images of (1, 28, 28), labels 0..9" in out
+    assert "mnist-10k train: 10000 images of (1, 28, 28), 10 classes" in out
     assert "CC BY-SA 3.0" in out
     assert ddim("data", "mnist", "--data", mnist) == 0
     out = capsys.readouterr().out
     assert "mnist train: 20 images" in out
     assert "mnist test: 10 images" in out
+
+
+def test_the_commit_is_this_project_s_or_none(tmp_path):
+    """A package that lies untracked in another project's repository does not report that project's commit."""
+    shutil.copytree(Path(cli.__file__).parent, tmp_path / "ddim_core", ignore=shutil.ignore_patterns("assets"))
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
+    ask = [PYTHON, "-c", "from ddim_core.cli import _commit; print(_commit())"]
+
+    def commit():
+        done = subprocess.run(ask, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert commit() == "None"
+    subprocess.run([*git, "add", "."], check=True)
+    assert re.fullmatch(r"[0-9a-f]{40}\+", commit())
+    subprocess.run([*git, "commit", "-q", "-m", "the package"], check=True)
+    assert re.fullmatch(r"[0-9a-f]{40}", commit())
 
 
 def test_evaluate(files, mnist, capsys):
