@@ -59,9 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     p.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="folder that holds MNIST/raw; left out, it is downloaded"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that holds MNIST/raw, or kkanji2; left out, MNIST is downloaded, kanji are where `ddim data` put them",
     )
-    p.add_argument("--dataset", help="another data set, as mnist-10k, which comes with the package")
+    p.add_argument("--dataset", help="another data set, as mnist-10k, which comes with the package, or kuzushiji")
     p.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures only")
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
@@ -91,9 +94,16 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("data", help="fetch, make or check a data set, and say what it is")
     p.add_argument("dataset", metavar="NAME", help="mnist, mnist-10k, brush-kanji or kuzushiji")
     p.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="where it is, or where it goes; left out, a cache in the home directory"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="where it is, or where it goes; left out, a cache in the home directory",
     )
     p.add_argument("--fonts", type=Path, metavar="FOLDER", help="brush-kanji: where the fonts are")
+    p.add_argument(
+        "--archive", type=Path, metavar="FILE", help="kuzushiji: kkanji.tar, if it is on this machine already"
+    )
+    p.add_argument("--count", type=int, metavar="N", help="kuzushiji: pictures of another archive than the real one")
     p.set_defaults(run=_data)
 
     p = commands.add_parser("download", help="fetch public weights into the cache, and verify them")
@@ -260,23 +270,66 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from . import kanji
+    from . import kanji, kuzushiji
     from .data import ATTRIBUTION, CACHE, load_dataset
 
     name, folder = args.dataset, args.data
-    if name == "brush-kanji":
+    count = kuzushiji.COUNT if args.count is None else args.count
+    for option, of in (("fonts", "brush-kanji"), ("archive", "kuzushiji"), ("count", "kuzushiji")):
+        if getattr(args, option) is not None and name != of:
+            raise UsageError(f"--{option} is for {of} only, not for {name!r}")
+    if name in ("brush-kanji", "kuzushiji"):
         folder = folder or CACHE / name
-        if not (folder / kanji.FOLDER).exists():
-            report = lambda font, kept, listed: print(f"{font}: {kept} of {listed} kanji", flush=True)  # noqa: E731
-            n = kanji.render_brush(folder, args.fonts, report=report)
-            print(f"left out: {n['empty']} empty glyphs, {n['duplicates']} pictures that came before")
+        if name == "brush-kanji" and not (folder / kanji.FOLDER).exists():
+            _draw_brush_kanji(folder, args.fonts)
+        if name == "kuzushiji" and (args.archive or not (folder / kanji.FOLDER).exists()):
+            _unpack_kuzushiji(folder, args.archive, count)
     for split in ("train", "test") if name == "mnist" else ("train",):
         data = load_dataset(name, folder, split=split)
+        if name == "kuzushiji":
+            kuzushiji.check_count(folder / kanji.FOLDER, len(data), len(data.classes), count)
         print(f"{name} {split}: {len(data)} images of {tuple(data.images.shape[1:])}, {len(data.classes)} classes")
     if name in ("brush-kanji", "kuzushiji"):
-        print(f"in {(folder or CACHE / name) / kanji.FOLDER}")
+        print(f"in {folder / kanji.FOLDER}")
     print(ATTRIBUTION[name])
     return 0
+
+
+def _draw_brush_kanji(folder: Path, fonts: Path | None) -> None:
+    from .kanji import render_brush
+
+    def report(font: str, kept: int, listed: int) -> None:
+        print(f"{font}: {kept} of {listed} kanji", flush=True)
+
+    n = render_brush(folder, fonts, report=report)
+    print(f"left out: {n['empty']} empty glyphs, {n['duplicates']} pictures that came before")
+
+
+def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
+    from tqdm import tqdm
+
+    from .checkpoint import sha256_file
+    from .errors import DataError
+    from .kuzushiji import REPORTED_SHA256, fetch, unpack
+
+    archive = given or folder / "kkanji.tar"
+    if given is None and not archive.exists():
+        with tqdm(unit="B", unit_scale=True, disable=None, desc="kkanji.tar") as bar:  # on a terminal only
+
+            def report(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            fetch(archive, report=report)
+    if not archive.is_file():
+        raise DataError(f"{archive}: no such file: name kkanji.tar with --archive")
+    digest = sha256_file(archive)
+    same = "the sha256 that" if digest == REPORTED_SHA256 else f"another sha256 than the {REPORTED_SHA256} that"
+    print(f"{archive}: sha256 {digest}")
+    print(f"{same} a user of the archive reported; its makers publish none, so this decides nothing", flush=True)
+    unpack(archive, folder, count=count)
+    if given is None:
+        archive.unlink()  # all of it is in the folder now
 
 
 def _download(args: argparse.Namespace) -> int:
@@ -368,16 +421,17 @@ def _write_run(out: Path, trainer, command: str) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the code, where it runs from a repository; with a + where files differ from it."""
-    here = Path(__file__).parent
+    """The commit of the code, where it runs from its repository; with a + where files differ from it."""
+
+    def git(*args: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "."], cwd=here, capture_output=True, text=True, check=True
-        )
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside another project, it is not tracked
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 class _Stop:

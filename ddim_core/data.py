@@ -105,8 +105,8 @@ def load_dataset(
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
     if name in ("brush-kanji", "kuzushiji"):
-        images, labels, characters = read_folder(CACHE / name if root is None else root)
-        return Dataset(images[:limit], labels[:limit], name, split, tuple(characters))
+        images, labels, characters = read_folder(CACHE / name if root is None else root, limit)
+        return Dataset(images, labels, name, split, tuple(characters))
     images, labels = _shipped_mnist() if name == "mnist-10k" else _mnist(root, split)
     return Dataset(images[:limit], labels[:limit], name, split)
 

@@ -1,0 +1,189 @@
+"""The archive of Kuzushiji-Kanji: characters cut from old Japanese books, fetched or given, checked, unpacked.
+
+Its licence, CC BY-SA 4.0, asks for the words in `data.ATTRIBUTION`.
+"""
+
+import os
+import re
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.utils import formatdate, mktime_tz, parsedate_tz
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+
+from .errors import DataError, DiskError, UnavailableError
+from .kanji import CODE, FOLDER, new_folder, read_png
+
+__all__ = ["CHARACTERS", "COUNT", "REPORTED_SHA256", "URL", "check_count", "fetch", "unpack"]
+
+URL = "http://codh.rois.ac.jp/kmnist/dataset/kkanji/kkanji.tar"  # the host has no https
+COUNT, CHARACTERS = 140_424, 3_832
+REPORTED_SHA256 = "6c65024b7b79de6661a049c89decfddae8bb908f71fcd7fdf1bd9a7f220a1cda"  # by a user, not by its makers
+RETRIES = 4
+TIMEOUT = 30  # seconds without an answer
+_PICTURE = re.compile(rf"{FOLDER}/{CODE}/[0-9a-f]{{16}}\.png")
+_DIRECTORY = re.compile(rf"{FOLDER}(?:/{CODE})?")
+_LARGEST = 1 << 16  # bytes; a 64x64 picture that is not packed at all has 4,096
+_BLOCK = 1 << 20
+
+
+def fetch(path: str | Path, url: str = URL, *, report: Callable[[int, int | None], None] | None = None) -> None:
+    """Download the archive, 310 MB, to `path`, which appears when it is whole.
+
+    A connection that breaks is taken up again where it broke, also by a later call: what has come waits in
+    `path` + ".part". If the file at `url` has changed since, it is fetched from the start.
+
+    Args:
+        report: called with the bytes that have come and the bytes in all, None if the host does not say.
+
+    Raises:
+        UnavailableError: it cannot be downloaded, or something else comes. DiskError: it cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(RETRIES + 1):
+            try:
+                _go_on(part, url, report)
+                break
+            except _Broken as error:
+                if error.final or attempt == RETRIES:
+                    raise UnavailableError(_unavailable(url, str(error))) from error
+                time.sleep(attempt)
+        if not tarfile.is_tarfile(part):
+            part.unlink()
+            raise UnavailableError(_unavailable(url, "something else than a tar archive came"))
+        os.replace(part, path)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path} ({error.strerror or error}): free some space or choose another folder"
+        ) from error
+
+
+class _Broken(Exception):
+    """A download that ended early; `final` where to try again would be no use."""
+
+    def __init__(self, reason: object, final: bool = False):
+        super().__init__(" ".join(str(reason).split()) or type(reason).__name__)
+        self.final = final
+
+
+def _go_on(part: Path, url: str, report: Callable[[int, int | None], None] | None) -> None:
+    """Fetch what is missing of `part`. Its time of change is the host's, to tell whether the two belong together."""
+    headers = {}
+    if part.exists():
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+        headers["If-Range"] = formatdate(part.stat().st_mtime, usegmt=True)
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing is missing, or the file has become smaller
+            part.unlink()
+        raise _Broken(error, final=400 <= error.code < 500 and error.code not in (408, 416, 429)) from error
+    except (OSError, HTTPException) as error:
+        raise _Broken(getattr(error, "reason", error)) from error
+    changed = parsedate_tz(answer.headers.get("Last-Modified", ""))
+    with answer, open(part, "ab" if answer.status == 206 else "wb") as f:
+        done = f.tell()
+        size = answer.headers.get("Content-Length")
+        total = done + int(size) if size else None
+        try:
+            while block := _read(answer):
+                f.write(block)
+                done += len(block)
+                if report:
+                    report(done, total)
+        finally:
+            f.flush()
+            if changed:
+                os.utime(part, (mktime_tz(changed),) * 2)
+    if total is not None and done < total:
+        raise _Broken(f"the connection ended after {done} of {total} bytes")
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    try:
+        return answer.read(_BLOCK)
+    except (OSError, HTTPException) as error:
+        raise _Broken(error) from error
+
+
+def _unavailable(url: str, reason: str) -> str:
+    return (
+        f"Kuzushiji-Kanji cannot be downloaded from {url} ({reason}): try again later, or get kkanji.tar by other means "
+        "and name it with --archive FILE; brush-kanji needs no download"
+    )
+
+
+def unpack(archive: str | Path, folder: str | Path, *, count: int = COUNT) -> None:
+    """Unpack the archive into `FOLDER/kkanji2`, which appears when all of it is there.
+
+    Every member must be a folder or a picture of the layout in `kanji`, every picture 64x64 grey; names, kinds and
+    the count are checked before anything is written.
+
+    Args:
+        archive: an uncompressed tar file.
+        count: the number of pictures it must hold; the real archive's has 3,832 characters, too.
+
+    Raises:
+        DataError: no such file, no tar archive, a member that has no place in it, another count, or a picture that is
+            not what it should be; or `FOLDER/kkanji2` exists. DiskError.
+    """
+    archive = Path(archive).expanduser()
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            pictures = _pictures(tar, archive)
+            check_count(archive, len(pictures), len({p.name.split("/")[1] for p in pictures}), count)
+            with new_folder(Path(folder).expanduser() / FOLDER) as target:
+                for member in pictures:
+                    content = _content(tar, member, archive)
+                    read_png(content, f"{archive}: {member.name}")
+                    path = target / member.name.removeprefix(f"{FOLDER}/")
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(content)
+    except tarfile.TarError as error:
+        raise DataError(f"{archive} is not a whole tar archive ({error}): get it anew") from error
+    except OSError as error:
+        raise DataError(f"{archive} cannot be read ({error.strerror or error}): name another file") from error
+
+
+def check_count(place: str | Path, pictures: int, characters: int, count: int = COUNT) -> None:
+    """Raise DataError where the numbers are not the real archive's or, with another `count`, not that."""
+    if pictures != count or (count == COUNT and characters != CHARACTERS):
+        raise DataError(
+            f"{place} holds {pictures} pictures of {characters} characters instead of {count}"
+            f"{f' of {CHARACTERS}' if count == COUNT else ''}: get it anew, or take it as it is with --count {pictures}"
+        )
+
+
+def _pictures(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
+    """The members that are pictures; all others must be the folders they lie in."""
+    pictures, names = [], set()
+    for member in tar:
+        if member.isreg() and _PICTURE.fullmatch(member.name):
+            problem = "is too large for a picture" if member.size > _LARGEST else None
+            pictures.append(member)
+        elif member.isdir() and _DIRECTORY.fullmatch(member.name):
+            continue
+        elif member.isreg() or member.isdir():
+            problem = f"does not lie as {FOLDER}/U+XXXX/<16 hex>.png"
+        else:
+            problem = "is a link or a device"
+        if member.name in names:
+            problem = "is there twice"
+        names.add(member.name)
+        if problem:
+            raise DataError(f"{archive}: {member.name!r} {problem}; nothing was unpacked: get the archive anew")
+    return pictures
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> bytes:
+    try:
+        return tar.extractfile(member).read()
+    except OSError as error:
+        raise DataError(f"{archive} cannot be read ({error.strerror or error}): get it anew") from error
