@@ -126,8 +126,10 @@ def _glyphs(path: Path) -> Iterator[tuple[int, Image.Image | None]]:
     from fontTools.ttLib import TTFont
 
     try:
-        with TTFont(path, lazy=True) as font:
+        with open(path, "rb") as file, TTFont(file, lazy=True) as font:
             codes = sorted(c for c in font.getBestCmap() or () if any(a <= c <= b for a, b in _KANJI))
+        if not codes:
+            raise ValueError("it lists no kanji")
         face = ImageFont.truetype(str(path), _DRAWN, layout_engine=ImageFont.Layout.BASIC)
         for code in codes:
             yield code, _picture(chr(code), face)
