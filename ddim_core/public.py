@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 import re
-import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,15 +194,21 @@ def fetch(source: Source) -> Path:
     """
     import pooch  # with requests, a fifth of a second of imports, needed here only
     import requests
+    from tqdm import tqdm
 
     path, algorithm = source.path, source.hash.split(":")[0]
 
     def download(url: str, file: str, cache: pooch.Pooch) -> None:
         """To a temporary file of pooch's, which it moves to its place, or removes if this raises."""
-        pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)(url, file, cache)
-        with open(file, "rb") as f:
-            if f.read(256).lstrip().startswith(b"<"):
-                raise UnavailableError(_unavailable(source, "a web page came instead of the file"))
+        with requests.get(url, stream=True, timeout=TIMEOUT) as response, open(file, "wb") as f:
+            response.raise_for_status()
+            size = int(response.headers.get("Content-Length", 0)) or None
+            # shown on a terminal only
+            with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
+                for chunk in response.iter_content(1 << 20):
+                    if f.tell() == 0 and chunk.lstrip().startswith(b"<"):
+                        raise UnavailableError(_unavailable(source, "a web page came instead of the file"))
+                    bar.update(f.write(chunk))
         if f"{algorithm}:{pooch.file_hash(file, algorithm)}" != source.hash:  # here: to try again would be no use
             raise UnavailableError(_unavailable(source, f"another file came: its {algorithm} differs"))
 
@@ -306,7 +312,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write: they are refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors (code in it is never run): use another copy"

@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import torch
@@ -64,3 +67,35 @@ def scenario(name: str, folder: Path) -> dict:
     done = subprocess.run([PYTHON, script, name, folder], env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def served(content: bytes, *replies: str | int):
+    """A file server on loopback: (URL, list of the replies given so far).
+
+    Replies, the last one again and again: "whole", "cut" (half of the file, then the connection ends), "page" (a web
+    page with status 200), or a status.
+    """
+    given: list[str | int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            reply = replies[min(len(given), len(replies) - 1)]
+            given.append(reply)
+            body = b"\n<!DOCTYPE html><title>Sign in</title>" * 9 if reply == "page" else content
+            self.send_response(reply if isinstance(reply, int) else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if reply == "cut" else body)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/ema.ckpt?dl=1", given
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,626 @@
+"""The public weights for CIFAR-10: both formats against diffusers, their download, and what is wrong with either."""
+
+import hashlib
+import inspect
+import json
+import os
+import pickle
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from helpers import ENV, PYTHON, randn, randomised, relative, served
+from peers import answer, peer, to_format_b
+from PIL import Image
+from safetensors.torch import save_file
+
+from ddim_core import Schedule, UNet, UNetConfig, cli, data, encode, generate, load_pretrained, load_public, sample
+from ddim_core.errors import CheckpointError, DiskError, UnavailableError, UsageError
+from ddim_core.oracle import GaussianDenoiser
+from ddim_core.plots import tile
+from ddim_core.public import CIFAR10, SOURCES, ShiftedTime, Source, authors_grid, fetch, source
+from ddim_core.weights import load
+
+TOLERANCE = 1e-5
+# the structure of the public network, small: four levels, channels that double once, attention on the second level
+SMALL = UNetConfig(16, 3, 3, ch=16, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(8,), norm_groups=4)
+TENSORS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def small():
+    return randomised(UNet(SMALL), seed=3).eval()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The network in its full size, none of its parameters without effect, and its file in format A."""
+    net = randomised(UNet(CIFAR10), seed=4).eval()
+    path = tmp_path_factory.mktemp("large") / "ema.ckpt"
+    torch.save(net.state_dict(), path)
+    return net, path
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_user(monkeypatch, tmp_path):
+    """No cache, no mirror and no proxy of the one who runs the tests."""
+    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("URL", "HASH"):
+        monkeypatch.delenv(f"DDIM_CORE_CIFAR10_{name}", raising=False)
+
+
+def ddim(*argv):
+    return cli.main([str(a) for a in argv])
+
+
+def sha256(content):
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def cached(tmp_path):
+    return [p for p in (tmp_path / "cache").rglob("*") if not p.is_dir()]
+
+
+def same(model, net):
+    state = model.net.state_dict()
+    return state.keys() == net.state_dict().keys() and all(
+        torch.equal(state[k], v) for k, v in net.state_dict().items()
+    )
+
+
+def contiguous(state):
+    return {k: v.contiguous() for k, v in state.items()}
+
+
+def folder_b(folder, net, attention="new", **settings):
+    """Format B, as diffusers has it."""
+    config = net.config
+    state = contiguous(to_format_b(net.state_dict(), len(config.ch_mult), attention))
+    folder.mkdir(exist_ok=True)
+    save_file(state, folder / TENSORS)
+    UNet2DModel.save_config(peer(config), folder)
+    change(folder / "config.json", **settings)
+    return folder
+
+
+def change(path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+# --- the network, in its full size -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def full(large, tmp_path_factory):
+    """`load_pretrained` with a file of the real names and shapes from a server."""
+    content = large[1].read_bytes()
+    with pytest.MonkeyPatch.context() as patch, served(content, "whole") as (url, _):
+        patch.setattr(data, "CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("DDIM_CORE_CIFAR10_URL", url)
+        patch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(content))
+        return load_pretrained("cifar10", "cpu")
+
+
+def test_the_public_network_answers_as_in_diffusers_one_time_earlier(full, large):
+    model, schedule = full
+    other = peer(CIFAR10)
+    other.load_state_dict(to_format_b(large[0].state_dict(), 4), strict=True)
+    xt = randn(1, 3, 32, 32, seed=7)
+    ours = [answer(model, xt, t) for t in (1, 2, 501, 1000)]
+    theirs = [answer(other, xt, t) for t in (0, 1, 500, 999)]
+    assert [relative(a, b) < TOLERANCE for a, b in zip(ours, theirs, strict=True)] == [True] * 4
+    assert relative(ours[0], theirs[1]) > 100 * TOLERANCE, "the shift is seen"
+    assert (schedule.T, schedule.alpha[1].item()) == (1000, pytest.approx(1 - 1e-4))
+
+
+def test_the_public_network_is_whole_and_ready(full, large):
+    model, _ = full
+    assert same(model, large[0])
+    assert len(model.net.state_dict()) == 328
+    assert sum(p.numel() for p in model.parameters()) == 35_746_307
+    assert not model.training
+    assert not any(p.requires_grad or p.is_meta for p in model.parameters())
+    assert not any(b.is_meta for b in model.buffers())
+
+
+def test_a_folder_that_diffusers_wrote(large, tmp_path):
+    other = peer(CIFAR10)
+    other.load_state_dict(to_format_b(large[0].state_dict(), 4), strict=True)
+    other.save_pretrained(tmp_path / "ddpm-cifar10-32")
+    model, _ = load(str(tmp_path / "ddpm-cifar10-32"))
+    assert same(model, large[0])
+
+
+# --- both formats, on a small network of the same structure ------------------------------------------------------
+
+WRITERS = {
+    "A, .ckpt": lambda f, net: torch.save(net.state_dict(), f / "w.ckpt") or f / "w.ckpt",
+    "A, .pt of before 2020": lambda f, net: (
+        torch.save(net.state_dict(), f / "w.pt", _use_new_zipfile_serialization=False) or f / "w.pt"
+    ),
+    "A, .safetensors": lambda f, net: save_file(net.state_dict(), f / "w.safetensors") or f / "w.safetensors",
+    "A, float64": lambda f, net: (
+        torch.save({k: v.double() for k, v in net.state_dict().items()}, f / "w.pth") or f / "w.pth"
+    ),
+    "B": lambda f, net: folder_b(f / "b", net),
+    "B, older names": lambda f, net: folder_b(f / "b", net, "old"),
+    "B, its file": lambda f, net: folder_b(f / "b", net) / TENSORS,
+    "B, .bin": lambda f, net: as_bin(folder_b(f / "b", net, "old")),
+}
+
+
+def as_bin(folder):
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / TENSORS), folder / "diffusion_pytorch_model.bin")
+    (folder / TENSORS).unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_way_of_writing_gives_the_same_network(small, tmp_path, name):
+    model, _ = load_public(WRITERS[name](tmp_path, small), config=SMALL)
+    assert same(model, small)
+    other = peer(SMALL)
+    other.load_state_dict(to_format_b(small.state_dict(), 4), strict=True)
+    xt = randn(2, 3, 16, 16, seed=1)
+    for t in (0, 1, 500, 999):
+        assert relative(answer(model, xt, t + 1), answer(other, xt, t)) < TOLERANCE
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("names", ["A", "B"])
+def test_prefixes(small, tmp_path, prefix, names):
+    state = small.state_dict() if names == "A" else contiguous(to_format_b(small.state_dict(), 4))
+    folder = folder_b(tmp_path / "b", small)
+    save_file({prefix + k: v for k, v in state.items()}, folder / TENSORS)
+    assert same(load_public(folder, config=SMALL)[0], small)
+    save_file({(prefix if "conv_in" in k else "") + k: v for k, v in state.items()}, folder / TENSORS)
+    with pytest.raises(CheckpointError, match=r"lacks 'conv_in.bias' \(2 such tensors\)"):
+        load_public(folder, config=SMALL)
+
+
+# --- settings that load without a complaint ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "least"),
+    [
+        ({"norm_eps": 1e-5}, 2 * TOLERANCE),
+        ({"freq_shift": 0}, 1e-3),
+        ({"flip_sin_to_cos": True}, 1e-3),
+        ({"downsample_padding": 1}, 1e-2),
+        ({"attention_head_dim": 8}, 1e-3),
+        ({"center_input_sample": True}, 1e-3),
+        ({"act_fn": "gelu"}, 1e-3),
+        ({"mid_block_scale_factor": 2}, 1e-3),
+        ({"norm_num_groups": 8}, 1e-3),
+        ({"attn_norm_num_groups": 8}, 1e-4),
+    ],
+    ids=str,
+)
+def test_a_setting_that_changes_what_the_network_does_is_refused(small, tmp_path, setting, least):
+    """Diffusers takes the same tensors under it without a word, and answers something else than we do."""
+    folder = folder_b(tmp_path / "b", small, **setting)
+    xt = randn(1, 3, 16, 16, seed=1)
+    other = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    assert relative(answer(small, xt, 500), answer(other, xt, 500)) > least
+    ((field, value),) = setting.items()
+    message = f"{folder}/config.json: '{field}' is {json.dumps(value)} instead of "
+    with pytest.raises(CheckpointError) as e:
+        load_public(folder, config=SMALL)
+    assert str(e.value).startswith(message)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "field"),
+    [
+        ({"sample_size": 32}, "sample_size"),
+        ({"layers_per_block": 3}, "layers_per_block"),
+        ({"block_out_channels": [16, 32, 32]}, "block_out_channels"),
+        ({"down_block_types": ["DownBlock2D"] * 4}, "down_block_types"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
+        ({"downsample_type": "resnet"}, "downsample_type"),
+        ({"num_class_embeds": 10}, "num_class_embeds"),
+        ({"add_attention": False}, "add_attention"),
+        ({"of_a_later_version": 1}, "unknown setting 'of_a_later_version'"),
+    ],
+    ids=str,
+)
+def test_other_settings_that_are_refused(small, tmp_path, setting, field):
+    with pytest.raises(CheckpointError, match=field):
+        load_public(folder_b(tmp_path / "b", small, **setting), config=SMALL)
+
+
+def test_a_setting_left_out_counts_as_diffusers_takes_it(small, tmp_path):
+    folder = folder_b(tmp_path / "b", small, dropout=0.3, _diffusers_version="0.0.4")
+    path = folder / "config.json"
+    complete = json.loads(path.read_text())
+    default = {k: p.default for k, p in inspect.signature(UNet2DModel.__init__).parameters.items() if k in complete}
+    needed = {k for k, v in default.items() if v != complete[k] and k != "dropout"}
+    assert {"norm_eps", "freq_shift", "flip_sin_to_cos", "downsample_padding", "attention_head_dim"} < needed
+    for field in needed:
+        path.write_text(json.dumps({k: v for k, v in complete.items() if k != field}))
+        with pytest.raises(CheckpointError, match=rf"config\.json lacks '{field}', which must be"):
+            load_public(folder, config=SMALL)
+    sizes = {"in_channels", "out_channels", "layers_per_block"}
+    path.write_text(json.dumps({k: complete[k] for k in needed | sizes}))
+    assert same(load_public(folder, config=SMALL)[0], small)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "is missing or not readable"), ("{", "is missing or not readable"), ("[]", "holds no settings")],
+)
+def test_tensors_of_diffusers_need_their_settings(small, tmp_path, content, message):
+    folder = folder_b(tmp_path / "b", small)
+    (folder / "config.json").unlink() if content is None else (folder / "config.json").write_text(content)
+    for path in (folder, folder / TENSORS):
+        with pytest.raises(CheckpointError, match=rf"config\.json {message}"):
+            load_public(path, config=SMALL)
+
+
+# --- files that are something else -------------------------------------------------------------------------------
+
+
+class Code:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def broken(name, folder, net):
+    """The path of a file or folder that is wrong in one way."""
+    path, state = folder / "w.ckpt", dict(net.state_dict())
+    mark = folder / "code was run"
+    if name == "missing":
+        return path
+    if name == "empty folder":
+        return folder
+    if name == "both names":
+        b = contiguous(to_format_b(state, 4))
+        b["down_blocks.1.attentions.0.query.weight"] = b["down_blocks.1.attentions.0.to_q.weight"].clone()
+        save_file(b, folder_b(folder / "b", net) / TENSORS)
+        return folder / "b"
+    if name == "cut format B":
+        target = folder_b(folder / "b", net) / TENSORS
+        target.write_bytes(target.read_bytes()[:-1])
+        return folder / "b"
+    if name == "code among tensors":
+        torch.save(state | {"more": Code(mark)}, path)
+    elif name == "code, older format":
+        torch.save(state | {"more": Code(mark)}, path, _use_new_zipfile_serialization=False)
+    elif name == "code alone":
+        path.write_bytes(pickle.dumps(Code(mark), protocol=2))
+    elif name == "code, newer pickle":
+        path.write_bytes(pickle.dumps(Code(mark), protocol=4))
+    elif name == "whole module":
+        torch.save(net, path)
+    elif name in ("cut", "cut, older format"):
+        torch.save(state, path, _use_new_zipfile_serialization=name == "cut")
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif name == "empty":
+        path.touch()
+    elif name == "web page":
+        path.write_text("<html><body>Not found</body></html>")
+    elif name == "list":
+        torch.save([state, {}], path)
+    elif name == "state inside":
+        torch.save({"model": state}, path)
+    elif name == "tensor missing":
+        del state["mid.attn_1.q.bias"]
+    elif name == "tensor too many":
+        state["more"] = torch.zeros(1)
+    elif name == "shape":
+        state["conv_in.weight"] = torch.zeros(16, 1, 3, 3)
+    elif name == "transposed":
+        state["down.0.downsample.conv.weight"] = state["down.0.downsample.conv.weight"].flatten(1)
+    elif name == "integers":
+        state["conv_in.bias"] = torch.zeros(16, dtype=torch.int64)
+    if not path.exists():
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "w.ckpt: no such file"),
+        ("empty folder", "diffusion_pytorch_model.safetensors: no such file"),
+        ("cut", "w.ckpt is damaged or not a file of tensors"),
+        ("cut, older format", "w.ckpt is damaged or not a file of tensors"),
+        ("cut format B", "diffusion_pytorch_model.safetensors is damaged"),
+        ("empty", "w.ckpt is damaged or not a file of tensors"),
+        ("web page", "w.ckpt is damaged or holds more than tensors"),
+        ("code among tensors", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
+        ("code, older format", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
+        ("code alone", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
+        ("code, newer pickle", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
+        ("whole module", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
+        ("list", "w.ckpt does not hold named tensors alone"),
+        ("state inside", "w.ckpt does not hold named tensors alone"),
+        ("tensor missing", "w.ckpt lacks 'mid.attn_1.q.bias' (1 such tensors): it is of another network"),
+        ("tensor too many", "w.ckpt has unknown 'more' (1 such tensors): it is of another network"),
+        ("shape", "w.ckpt: 'conv_in.weight' has shape (16, 1, 3, 3) instead of (16, 3, 3, 3)"),
+        ("transposed", "w.ckpt: 'down.0.downsample.conv.weight' has shape (16, 144) instead of (16, 16, 3, 3)"),
+        ("integers", "w.ckpt: 'conv_in.bias' holds torch.int64, not floating-point numbers"),
+        ("both names", "down_blocks.1.attentions.0.to_q.weight' under two names"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line(small, tmp_path, name, message):
+    path = broken(name, tmp_path, small)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError) as e:
+        load_public(path, config=SMALL)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+    assert sorted(tmp_path.rglob("*")) == before, "no code was run"
+
+
+def test_the_trap_is_a_trap(tmp_path):
+    """The file of the test above does run its code where it is unpickled."""
+    pickle.loads(pickle.dumps(Code(tmp_path / "x")))
+    assert (tmp_path / "x").exists()
+
+
+# --- times -------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_network_is_told_the_earlier_time(schedule):
+    """A denoiser that counts from 0, shifted, samples and encodes as one that counts from 1."""
+    exact = GaussianDenoiser(0.3, 0.5, schedule)
+
+    class FromZero(torch.nn.Module):
+        def forward(self, xt, t):
+            return exact(xt, t + 1)
+
+    xT, tau = randn(3, 1, 4, 4, dtype=torch.float64), schedule.timesteps(steps=7)
+    shifted = ShiftedTime(FromZero())
+    for a, b in zip(sample(shifted, schedule, xT, tau), sample(exact, schedule, xT, tau), strict=True):
+        assert torch.equal(a.xt, b.xt)
+        assert torch.equal(a.eps, b.eps)
+    assert torch.equal(encode(shifted, schedule, xT, tau), encode(exact, schedule, xT, tau))
+
+
+def test_times_of_the_shifted_network(small):
+    model, xt = ShiftedTime(small), randn(2, 3, 16, 16)
+    assert torch.equal(model(xt, torch.tensor([1, 1000])), small(xt, torch.tensor([0, 999])))
+    assert model.config == SMALL
+    with pytest.raises(ValueError, match="times from 1 on, got 0"):
+        model(xt, torch.tensor([5, 0]))
+    with pytest.raises(TypeError, match="integer"):
+        model(xt, torch.tensor([1.0, 2.0]))
+
+
+def test_the_grids_of_the_authors():
+    schedule = Schedule.linear()
+    assert authors_grid(schedule, 10) == [0, 1, 10, 40, 89, 159, 247, 356, 484, 633, 801]
+    assert authors_grid(schedule, 10, "uniform") == [0, *range(1, 1000, 100)]
+    for S in (1, 7, 10, 50, 100, 1000):
+        scheduler = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=0)
+        scheduler.set_timesteps(S)
+        assert authors_grid(schedule, S, "uniform")[1 : S + 1] == [int(t) + 1 for t in scheduler.timesteps.flip(0)]
+        theirs = [int(t) + 1 for t in np.linspace(0, np.sqrt(800), S) ** 2]
+        assert authors_grid(schedule, S) == [0, *sorted(set(theirs))]
+    assert [len(authors_grid(schedule, S)) - 1 for S in (29, 30)] == [29, 29]
+    model = GaussianDenoiser(0.0, 0.5, schedule)
+    for S in (1, 10, 100):
+        assert len(list(sample(model, schedule, randn(1, 1, 2, 2), authors_grid(schedule, S)))) > 1
+    for steps in (0, 1001):
+        with pytest.raises(ValueError, match=r"1\.\.1000"):
+            authors_grid(schedule, steps)
+    with pytest.raises(ValueError, match="quadratic or uniform"):
+        authors_grid(schedule, 10, "leading")
+
+
+# --- download ----------------------------------------------------------------------------------------------------
+
+CONTENT = np.random.default_rng(0).bytes(100_000)
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_a_download_is_kept_and_verified_each_time(tmp_path, capfd, algorithm):
+    digest = hashlib.new(algorithm, CONTENT).hexdigest()
+    with served(CONTENT, "whole") as (url, given):
+        wanted = Source(url, f"{algorithm}:{digest}")
+        path = fetch(wanted)
+        assert path.read_bytes() == CONTENT
+        assert fetch(wanted) == path
+        assert given == ["whole"], "the second came from the cache"
+        path.write_bytes(CONTENT[:-1])
+        assert fetch(wanted).read_bytes() == CONTENT, "a damaged copy is fetched anew"
+        assert given == ["whole"] * 2
+        path.write_bytes(CONTENT[:-1])
+    with pytest.raises(UnavailableError):
+        fetch(wanted)
+    assert cached(tmp_path) == [path]
+    assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
+
+
+def test_a_download_is_tried_again(tmp_path):
+    with served(CONTENT, "cut", 503, "whole") as (url, given):
+        path = fetch(Source(url, sha256(CONTENT)))
+    assert path.read_bytes() == CONTENT
+    assert given == ["cut", 503, "whole"]
+    assert cached(tmp_path) == [path]
+
+
+@pytest.mark.parametrize(
+    ("reply", "digest", "times", "reason"),
+    [
+        ("cut", sha256(CONTENT), 3, "50000"),
+        (404, sha256(CONTENT), 3, "404 Client Error: Not Found"),
+        ("page", sha256(CONTENT), 1, "a web page came instead of the file"),
+        ("whole", sha256(b"other"), 1, "another file came: its sha256 differs"),
+        ("whole", "md5:" + "0" * 32, 1, "another file came: its md5 differs"),
+    ],
+)
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, reply, digest, times, reason):
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    with served(CONTENT, reply) as (url, given), pytest.raises(UnavailableError) as e:
+        fetch(Source(url, digest))
+    message = str(e.value)
+    assert message.startswith(f"weights cannot be downloaded from {url} (")
+    assert reason in message
+    assert "load_public(PATH), or --weights PATH" in message
+    assert "\n" not in message
+    assert given == [reply] * times
+    assert cached(tmp_path) == []
+
+
+def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):
+    with served(CONTENT, "whole") as (url, _):
+        path = fetch(Source(url, sha256(CONTENT)))
+    with served(b"other", "whole") as (url, _), pytest.raises(UnavailableError):
+        fetch(Source(url, sha256(b"another")))
+    assert cached(tmp_path) == [path]
+    assert fetch(Source(url, sha256(CONTENT))).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("argv", [["download", "cifar10"], ["sample", "--weights", "cifar10", "--out", "x.png"]])
+def test_offline(offline, monkeypatch, tmp_path, capfd, argv):
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    monkeypatch.chdir(tmp_path)
+    assert ddim(*argv) == 7
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"ddim: weights cannot be downloaded from {SOURCES['cifar10'].url} (")
+    assert err.count("\n") == 1
+    assert "--weights PATH" in err
+    assert [p for p in tmp_path.rglob("*") if not p.is_dir()] == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with served(CONTENT, "whole") as (url, _), pytest.raises(DiskError, match="set DDIM_CORE_CACHE") as e:
+        fetch(Source(url, sha256(CONTENT)))
+    assert "\n" not in str(e.value)
+
+
+def test_where_the_weights_come_from(monkeypatch):
+    official = source("cifar10")
+    assert official.hash == "md5:1fa350b952534ae442b1d5235cce5cd3"
+    assert official.url == "https://heibox.uni-heidelberg.de/f/2e4f01e2d9ee49bab1d5/?dl=1"
+    monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", "https://mirror.example/ema")
+    mirror = source("cifar10")
+    assert mirror == Source("https://mirror.example/ema", official.hash), "a mirror has to serve the same file"
+    assert mirror.path == official.path
+    monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(b"other"))
+    assert source("cifar10").path != official.path, "another file never takes the place of the official one"
+    for digest in ("none", "sha256:", "md5:" + "0" * 31, "sha256:" + "g" * 64, "0" * 64):
+        monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", digest)
+        with pytest.raises(UsageError, match="is no hash of a file"):
+            load_pretrained("cifar10")
+    monkeypatch.delenv("DDIM_CORE_CIFAR10_HASH")
+    for url in ("file:///etc/passwd", "ema.ckpt", "ftp://x/y"):
+        monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", url)
+        with pytest.raises(UsageError, match="give a URL that starts with https://"):
+            load_pretrained("cifar10")
+    with pytest.raises(UsageError, match="unknown public weights 'mnist': choose one of cifar10"):
+        source("mnist")
+
+
+def test_a_verified_file_may_still_be_the_wrong_one(small, tmp_path, monkeypatch):
+    path = broken("code among tensors", tmp_path, small)
+    content = path.read_bytes()
+    with served(content, "whole") as (url, _):
+        monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", url)
+        monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(content))
+        with pytest.raises(CheckpointError, match="code in it is never run"):
+            load_pretrained("cifar10")
+    assert not (tmp_path / "code was run").exists()
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def test_download_sample_and_info_in_processes_of_their_own(large, tmp_path):
+    """As a user runs them: the cache and the mirror come from the environment."""
+    net, path = large
+    content = path.read_bytes()
+    env = ENV | {"DDIM_CORE_CACHE": str(tmp_path / "mine"), "DDIM_CORE_CIFAR10_HASH": sha256(content)}
+    with served(content, "whole") as (url, given):
+        argv = ["sample", "--weights", "cifar10", "--n", "2", "--steps", "1", "--seed", "5", "--device", "cpu"]
+        done = subprocess.run(
+            [PYTHON, "-m", "ddim_core", *argv, "--out", "x.png"],
+            env=env | {"DDIM_CORE_CIFAR10_URL": url, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert given == ["whole"]
+    (kept,) = (p for p in (tmp_path / "mine").rglob("*") if p.is_file())
+    assert kept.read_bytes() == content
+    with Image.open(tmp_path / "x.png") as image:
+        assert (image.mode, image.size) == ("RGB", (2 * 70, 2 * 36))
+        found = np.asarray(image).astype(int)
+    expected = tile(generate(ShiftedTime(net), Schedule.linear(), 2, steps=1, seed=5), 2, scale=2)
+    assert np.abs(found - np.asarray(expected)).max() <= 1
+
+
+def test_info_and_download(tmp_path, monkeypatch, capsys):
+    assert ddim("info", "cifar10") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["provenance"]["url"] == SOURCES["cifar10"].url
+    assert found["provenance"]["file"] == ""
+    assert found["sha256"] is None
+    assert UNetConfig(**found["unet"]) == CIFAR10
+    with served(CONTENT, "whole") as (url, _):
+        monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", url)
+        monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(CONTENT))
+        assert ddim("download", "cifar10") == 0
+    (path,) = cached(tmp_path)
+    assert capsys.readouterr().out == f"{path}: {sha256(CONTENT)}, verified\n"
+    assert ddim("info", "cifar10") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["provenance"]["file"], f"sha256:{found['sha256']}") == (str(path), sha256(CONTENT))
+
+
+def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.link(large[1], "ema.ckpt")
+    assert ddim("sample", "--weights", "ema.ckpt", "--n", "1", "--steps", "1", "--out", "x.npy") == 0
+    assert np.load("x.npy").shape == (1, 3, 32, 32)
+    assert ddim("info", "ema.ckpt") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"sha256:{found['sha256']}" == sha256(large[1].read_bytes())
+    assert UNetConfig(**found["unet"]) == CIFAR10
+    torch.save(small.state_dict(), "small.pt")
+    Path("folder").mkdir()
+    for weights, code, message in [
+        ("small.pt", 4, "small.pt: 'temb.dense.0.weight' has shape (64, 16) instead of (512, 128)"),
+        ("folder", 4, f"folder/{TENSORS}: no such file"),
+        ("nothing/here", 4, "nothing/here: no such file"),
+        ("cifar", 2, "unknown weights 'cifar': choose one of "),
+    ]:
+        assert ddim("sample", "--weights", weights, "--out", "y.png") == code
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert message in err
+    assert not Path("y.png").exists()
+
+
+def test_download_of_what_is_not_public(capsys):
+    assert ddim("download", "mnist") == 2
+    assert capsys.readouterr().err == "ddim: unknown public weights 'mnist': choose one of cifar10\n"
+
+
+def test_seeded_pictures_do_not_depend_on_their_batch(small):
+    model, schedule = ShiftedTime(small), Schedule.linear()
+    together = generate(model, schedule, 3, steps=3, seed=1)
+    apart = generate(model, schedule, 3, steps=3, seed=1, batch_size=1)
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-4)
+    assert together.shape == (3, 3, 16, 16)
