@@ -112,55 +112,24 @@ def load_public(
         CheckpointError: no such file, a damaged one, one that holds more than tensors (it is never run), or the
             tensors or settings of another network.
     """
-    path = Path(path).expanduser()
     with torch.device("meta"):
         net = UNet(config)
-    net.load_state_dict(read_public(path, config), assign=True)
+    net.load_state_dict(_tensors_for(net, _file(Path(path).expanduser())), assign=True)
     return ShiftedTime(net).to(device or "cpu").eval().requires_grad_(False), Schedule.linear()
 
 
 def describe_public(path: str | Path) -> dict:
     """Configuration of public weights that lie on this machine, and sha256 of their file. Raises as `load_public`."""
-    path = Path(path).expanduser()
-    read_public(path)
-    return {**_DESCRIPTION, "sha256": sha256_file(_file(path))}
-
-
-def read_public(path: Path, config: UNetConfig = CIFAR10) -> dict[str, Tensor]:
-    """The tensors of either format under our names, in float32. Args and errors as in `load_public`."""
-    path = _file(path)
-    state = _without_prefixes(_read(path))
-    if any(name.startswith(("down_blocks.", "time_embedding.")) for name in state):
-        _check_settings(path.with_name("config.json"), config)
-        state = _format_a(state, len(config.ch_mult), path)
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in UNet(config).state_dict().items()}
-    for problem, names in [("lacks", expected.keys() - state.keys()), ("has unknown", state.keys() - expected.keys())]:
-        if names:
-            raise CheckpointError(
-                f"{path} {problem} {min(names)!r} ({len(names)} such tensors): it is of another network"
-            )
-    for name, shape in expected.items():
-        tensor = state[name]
-        if not tensor.is_floating_point():
-            raise CheckpointError(
-                f"{path}: {name!r} holds {tensor.dtype}, not floating-point numbers: use another copy"
-            )
-        # format B has attention's 1x1 convolutions as dense layers
-        if tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
-            raise CheckpointError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)} instead of {tuple(shape)}: it is of another network"
-            )
-        state[name] = tensor.reshape(shape).float()
-    return state
+    load_public(path)
+    return {**_DESCRIPTION, "sha256": sha256_file(_file(Path(path).expanduser()))}
 
 
 def source(name: str) -> Source:
     """Where the weights of that name come from.
 
     The environment may name a mirror: DDIM_CORE_CIFAR10_URL for the same file elsewhere, together with
-    DDIM_CORE_CIFAR10_HASH ("sha256:..." or "md5:...") for another file of the same network. There is no way to go
-    without a hash.
+    DDIM_CORE_CIFAR10_HASH ("sha256:..." or "md5:...") for another file of the same network, in format A as torch saves
+    it. There is no way to go without a hash.
 
     Raises:
         UsageError: an unknown name, a URL or hash in the environment that is none.
@@ -179,7 +148,7 @@ def describe_source(name: str) -> dict:
     """
     origin = source(name)
     path = origin.path if origin.path.is_file() else None
-    provenance = {"url": origin.url, "hash": origin.hash, "file": str(path or ""), "of": _ORIGIN}
+    provenance = {"url": origin.url, "hash": origin.hash, "file": path and str(path), "of": _ORIGIN}
     return {**_DESCRIPTION, "provenance": provenance, "sha256": path and sha256_file(path)}
 
 
@@ -224,9 +193,8 @@ def fetch(source: Source) -> Path:
         cause = getattr(next(iter(error.args), None), "reason", error)  # without urllib3's account of its retries
         raise UnavailableError(_unavailable(source, " ".join(str(cause).split()))) from error
     except OSError as error:
-        raise DiskError(
-            f"cannot write {path} ({error.strerror or error}): free some space or set DDIM_CORE_CACHE"
-        ) from error
+        reason = " ".join(str(error.strerror or error).split())
+        raise DiskError(f"cannot write {path} ({reason}): free some space or set DDIM_CORE_CACHE") from error
     finally:
         logger.setLevel(level)
 
@@ -297,6 +265,33 @@ _RENAMED = [  # format B, format A; in this order
     (".key.", ".k."),
     (".value.", ".v."),
 ]
+
+
+def _tensors_for(net: UNet, path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of either format under our names, in float32: all that the network has, and no more."""
+    state = _without_prefixes(_read(path))
+    if any(name.startswith(("down_blocks.", "time_embedding.")) for name in state):
+        _check_settings(path.with_name("config.json"), net.config)
+        state = _format_a(state, len(net.config.ch_mult), path)
+    expected = {name: tensor.shape for name, tensor in net.state_dict().items()}
+    for problem, names in [("lacks", expected.keys() - state.keys()), ("has unknown", state.keys() - expected.keys())]:
+        if names:
+            raise CheckpointError(
+                f"{path} {problem} {min(names)!r} ({len(names)} such tensors): it is of another network"
+            )
+    for name, shape in expected.items():
+        tensor = state[name]
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name!r} holds {tensor.dtype}, not floating-point numbers: use another copy"
+            )
+        # format B has attention's 1x1 convolutions as dense layers
+        if tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
+            raise CheckpointError(
+                f"{path}: {name!r} has shape {tuple(tensor.shape)} instead of {tuple(shape)}: it is of another network"
+            )
+        state[name] = tensor.reshape(shape).float()
+    return state
 
 
 def _file(path: Path) -> Path:

@@ -226,7 +226,7 @@ def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--version"], ["--help"], *([c, "--help"] for c in ("train", "sample", "export", "info"))]
+    "argv", [["--version"], ["--help"], *([c, "--help"] for c in ("train", "sample", "download", "export", "info"))]
 )
 def test_help_and_version(capsys, argv):
     assert ddim(*argv) == 0
@@ -448,6 +448,15 @@ def test_evaluate(files, mnist, capsys):
     assert sum(figures["samples_a_digit"]) == 6
     assert 0 <= figures["share_sure_of_samples"] <= 1
     assert "of 6 samples at 4 steps" in out
+
+
+def test_evaluate_needs_pictures_that_the_classifier_knows(mnist, capsys, tmp_path):
+    Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32").save(tmp_path / CHECKPOINT)
+    export(tmp_path / CHECKPOINT, "w.safetensors")
+    assert ddim("evaluate", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--data", mnist) == 2
+    assert capsys.readouterr().err.endswith(
+        "w.safetensors draw pictures of (1, 8, 8), not of (1, 28, 28) as the classifier needs\n"
+    )
 
 
 def test_train_classifier(mnist, capsys):
