@@ -307,6 +307,92 @@ def test_dropout_is_drawn_in_training_only():
     assert not torch.equal(answer(model, xt, 7), answer(model, xt, 7))
 
 
+# --- patches ---------------------------------------------------------------------------------------------------------
+
+
+def patched(patch, channels=1, out=None, resolution=16):
+    return UNetConfig(resolution, channels, out or channels, 8, (1, 2), 1, (resolution // patch // 2,), 0.0, 4, patch)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize(("channels", "out"), [(1, 1), (3, 3), (3, 6)])
+def test_shapes_with_patches(patch, channels, out):
+    config = patched(patch, channels, out)
+    assert config.resolutions == (16 // patch, 8 // patch)
+    model = tiny_unet(config=config)
+    assert model.conv_in.weight.shape == (8, channels * patch**2, 3, 3)
+    assert model.conv_out.weight.shape == (out * patch**2, 8, 3, 3)
+    assert len(model.down[1].attn) == 1, "attention where the patches, not the pixels, have that resolution"
+    assert model(pictures(config, 2), torch.tensor([1, 1000])).shape == (2, out, 16, 16)
+
+
+def test_the_network_works_on_the_patches():
+    """The same weights, on squares of 2 x 2 pixels laid out as channels by hand, and back."""
+    config = patched(2, 3, 6)
+    model = tiny_unet(config=config)
+    plain = UNet(UNetConfig(8, 12, 24, 8, (1, 2), 1, (4,), 0.0, 4)).eval()
+    plain.load_state_dict(model.state_dict(), strict=True)
+    xt, t = randn(2, 3, 16, 16), torch.tensor([3, 700])
+    folded = torch.stack([xt[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=2).flatten(1, 2)
+    with torch.no_grad():
+        inside, eps = plain(folded, t).unflatten(1, (6, 4)), model(xt, t)
+    for k, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        assert torch.equal(eps[:, :, i::2, j::2], inside[:, :, k])
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3, 4])
+def test_pixels_go_into_patches_and_come_back(patch, monkeypatch):
+    """With nothing between the two, what comes out is what went in, every pixel in its place."""
+    model = UNet(UNetConfig(12, ch=16, ch_mult=(1,), num_res_blocks=1, norm_groups=1, patch=patch)).eval()
+    with torch.no_grad():
+        for convolution in (model.conv_in, model.conv_out):  # the first patch**2 channels pass; the rest are zero
+            convolution.weight.zero_()
+            convolution.bias.zero_()
+            for c in range(patch**2):
+                convolution.weight[c, c, 1, 1] = 1
+    kept = []
+    model.conv_in.register_forward_hook(lambda module, args, output: kept.append(output))
+    model.norm_out.register_forward_hook(lambda module, args, output: kept[0])
+    monkeypatch.setattr(F, "silu", lambda x: x)
+    xt = randn(2, 1, 12, 24)
+    assert torch.equal(answer(model, xt, 5), xt)
+
+
+def test_a_patch_of_one_pixel_is_the_original():
+    config = UNetConfig(8, 3, 3, 8, (1, 2), 1, (4,), norm_groups=4)
+    assert config.patch == 1
+    one = UNetConfig(**(config.to_dict() | {"patch": 1}))
+    assert one == config
+    older = {k: v for k, v in config.to_dict().items() if k != "patch"}
+    assert UNetConfig(**older) == config, "files written before there were patches"
+    a, b = tiny_unet(config=config), tiny_unet(config=one)
+    assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
+    assert torch.equal(answer(a, pictures(config), 7), answer(b, pictures(config), 7))
+
+
+@settings(max_examples=12)
+@given(patch=st.sampled_from([2, 3, 4]), rows=st.integers(2, 7), columns=st.integers(2, 7), batch=st.integers(1, 2))
+def test_any_multiple_of_the_patch(patch, rows, columns, batch):
+    """From the two patches on that two levels need."""
+    model = tiny_unet(config=patched(patch, resolution=4 * patch))
+    xt = randn(batch, 1, rows * patch, columns * patch)
+    assert answer(model, xt, 9).shape == xt.shape
+
+
+@pytest.mark.parametrize("size", [(15, 16), (16, 15), (17, 17), (1, 16)])
+def test_sizes_that_are_no_multiple_of_the_patch(size):
+    with pytest.raises(ValueError, match=rf"must be multiples of patch = 2, got \(1, 1, {size[0]}, {size[1]}\)"):
+        answer(tiny_unet(config=patched(2)), randn(1, 1, *size), 5)
+
+
+def test_the_gradient_reaches_every_parameter_through_patches():
+    config = patched(2, 3)
+    model = randomised(UNet(config), seed=2)
+    model(pictures(config, 2), torch.tensor([3, 900])).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert model.conv_in.weight.grad.abs().amax(dim=(0, 2, 3)).min() > 0, "every pixel of a patch"
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +413,12 @@ def test_dropout_is_drawn_in_training_only():
         ({"ch_mult": (1, 1.5)}, "ch_mult must be positive integers"),
         ({"ch_mult": (1,) * 7}, "7 levels are too many for resolution 32"),
         ({"attn_resolutions": (15,)}, r"no level has resolution \[15\]"),
+        ({"patch": 0}, "patch must be a positive integer"),
+        ({"patch": 2.0}, "patch must be a positive integer"),
+        ({"patch": 3}, "patch = 3 does not divide resolution 32"),
+        ({"patch": 64}, "patch = 64 does not divide resolution 32"),
+        ({"patch": 32}, "2 levels are too many for resolution 32"),
+        ({"patch": 2, "attn_resolutions": (32,)}, r"no level has resolution \[32\]: the levels have \(16, 8\)"),
         ({"dropout": 1.0}, "dropout must lie in"),
         ({"dropout": -0.1}, "dropout must lie in"),
         ({"dropout": float("nan")}, "dropout must lie in"),
