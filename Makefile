@@ -12,6 +12,8 @@ READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null 
 export OMP_NUM_THREADS ?= 1
 # for tests only: in the environment of a build it would keep the figures out of the pages
 test: export MPLBACKEND = agg
+# where the public weights can be downloaded, the chapter on them draws one picture instead of hundreds
+test: export DDIM_QUICK = 1
 
 .PHONY: book test test-book lint links env assets clean
 
