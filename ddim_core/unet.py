@@ -282,7 +282,9 @@ class UNet(nn.Module):
         if xt.ndim != 4 or xt.shape[1] != self.config.in_channels:
             raise ValueError(f"xt must be [B, {self.config.in_channels}, H, W], got {tuple(xt.shape)}")
         if xt.shape[2] % self.config.patch or xt.shape[3] % self.config.patch:
-            raise ValueError(f"height and width must be multiples of patch = {self.config.patch}, got {tuple(xt.shape)}")
+            raise ValueError(
+                f"height and width must be multiples of patch = {self.config.patch}, got {tuple(xt.shape)}"
+            )
         if t.ndim != 1 or t.shape[0] != xt.shape[0]:
             raise ValueError(f"t must be [{xt.shape[0]}], one time a picture, got {tuple(t.shape)}")
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
