@@ -226,7 +226,11 @@ def without_kanji(font):
         table.cmap = {code: glyph for code, glyph in table.cmap.items() if code < 0x3400}
 
 
-@pytest.mark.parametrize("damage", [without_cmap, of_symbols, without_kanji, 0, 10, 0.2, 0.6, "text"], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [without_cmap, of_symbols, without_kanji, 0, 10, 0.2, 0.6, "text"],
+    ids=lambda damage: getattr(damage, "__name__", str(damage)),
+)
 def test_a_font_that_cannot_be_used(fonts, tmp_path, damage):
     folder = copied(fonts, tmp_path / "fonts")
     path = folder / CURSIVE
