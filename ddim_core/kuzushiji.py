@@ -25,6 +25,7 @@ REPORTED_SHA256 = "6c65024b7b79de6661a049c89decfddae8bb908f71fcd7fdf1bd9a7f220a1
 RETRIES = 4
 TIMEOUT = 30  # seconds without an answer
 _PICTURE = re.compile(rf"{FOLDER}/{CODE}/[0-9a-f]{{16}}\.png")
+_HIDDEN = re.compile(rf"{FOLDER}/(?:{CODE}/)?\.[^/]+")  # what file managers leave behind: no picture, no harm
 _DIRECTORY = re.compile(rf"{FOLDER}(?:/{CODE})?")
 _LARGEST = 1 << 16  # bytes; a 64x64 picture that is not packed at all has 4,096
 _BLOCK = 1 << 20
@@ -124,7 +125,7 @@ def unpack(archive: str | Path, folder: str | Path, *, count: int = COUNT) -> No
     """Unpack the archive into `FOLDER/kkanji2`, which appears when all of it is there.
 
     Every member must be a folder or a picture of the layout in `kanji`, every picture 64x64 grey; names, kinds and
-    the count are checked before anything is written.
+    the count are checked before anything is written. Hidden files beside the pictures (.DS_Store) stay packed.
 
     Args:
         archive: an uncompressed tar file.
@@ -168,7 +169,9 @@ def _pictures(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
         if member.isreg() and _PICTURE.fullmatch(member.name):
             problem = "is too large for a picture" if member.size > _LARGEST else None
             pictures.append(member)
-        elif member.isdir() and _DIRECTORY.fullmatch(member.name):
+        elif (member.isdir() and _DIRECTORY.fullmatch(member.name)) or (
+            member.isreg() and _HIDDEN.fullmatch(member.name)
+        ):
             continue
         elif member.isreg() or member.isdir():
             problem = f"does not lie as {FOLDER}/U+XXXX/<16 hex>.png"

@@ -83,6 +83,12 @@ def test_folders_need_not_be_listed(tmp_path):
     assert set(tree(tmp_path / "out")) == set(NAMES)
 
 
+def test_hidden_files_stay_packed(tmp_path):
+    hidden = [member(f"{FOLDER}/.DS_Store", content=b"x"), member(f"{os.path.dirname(GOOD)}/._a.png", content=b"x")]
+    unpack(archive(tmp_path / "a.tar", [*hidden, *pictures()]), tmp_path / "out", count=3)
+    assert set(tree(tmp_path / "out")) == set(NAMES)
+
+
 def test_modes_and_owners_are_not_taken_over(tmp_path):
     info, content = member(NAMES[0], content=png(0), mode=0o6777, uid=12345)
     unpack(archive(tmp_path / "a.tar", [(info, content)]), tmp_path / "out", count=1)
@@ -114,7 +120,9 @@ HOSTILE = [
     (member(f"{FOLDER}/U+4e8c/{16 * 'b'}.png", content=png(0)), LAYOUT),
     (member(f"{FOLDER}/U+110000/{16 * 'b'}.png", content=png(0)), LAYOUT),
     (member(f"{FOLDER}/U+4E8C/{16 * 'b'}.PNG", content=png(0)), LAYOUT),
-    (member(f"{FOLDER}/.DS_Store", content=b"x"), LAYOUT),
+    (member("../.DS_Store", content=b"x"), LAYOUT),
+    (member(f"{FOLDER}/.hidden/x", content=b"x"), LAYOUT),
+    (member(f"{FOLDER}/.hidden", tarfile.SYMTYPE, linkname="/tmp"), LINK),
     (member(GOOD, tarfile.SYMTYPE, linkname="/etc/passwd"), LINK),
     (member(f"{FOLDER}/U+4E8C", tarfile.SYMTYPE, linkname=".."), LINK),
     (member(FOLDER, tarfile.SYMTYPE, linkname="/tmp"), LINK),
