@@ -137,6 +137,7 @@ def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
     p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--eta", type=_eta, default=0.0, help="0 DDIM, 1 DDPM, between, or sigma-hat")
+    p.add_argument("--clip", action="store_true", help="limit every guess of the picture to [-1, 1]")
     p.add_argument("--batch-size", type=int, default=64)
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
 
@@ -206,9 +207,8 @@ def _samples(args: argparse.Namespace, shape: tuple[int, int, int] | None = None
     drawn = (model.config.in_channels, model.config.resolution, model.config.resolution)
     if shape and drawn != shape:
         raise UsageError(f"the weights {args.weights} draw pictures of {drawn}, not of {shape} as the classifier needs")
-    return generate(
-        model, schedule, args.n, steps=args.steps, seed=args.seed, eta=args.eta, batch_size=args.batch_size
-    ).cpu()
+    options = {name: getattr(args, name) for name in ("steps", "seed", "eta", "clip", "batch_size")}
+    return generate(model, schedule, args.n, **options).cpu()
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -255,6 +255,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         "steps": args.steps,
         "seed": args.seed,
         "eta": args.eta,
+        "clip": args.clip,
         "share_sure_of_samples": drawn.share(),
         "share_sure_of_test_images": real.share(),
         "samples_a_digit": drawn.label.bincount(minlength=10).tolist(),

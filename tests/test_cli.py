@@ -376,6 +376,11 @@ def test_sample_npy(files):
     np.testing.assert_allclose(a, b, atol=1e-4)
     assert ddim(*argv, "c.npy", "--eta", "sigma-hat") == 0
     assert np.abs(np.load("c.npy") - a).max() > 0.1
+    assert ddim(*argv, "d.npy", "--clip") == 0
+    model, schedule = load_weights(files / "w.safetensors")
+    clipped = generate(model, schedule, 3, steps=4, eta=0.5, clip=True).numpy()
+    np.testing.assert_allclose(np.load("d.npy"), clipped, atol=1e-4)
+    assert np.abs(clipped - a).max() > 0.1
 
 
 def test_sample_by_name():
