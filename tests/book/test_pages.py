@@ -28,6 +28,7 @@ SLIDERS = {
     "book/encoding": 1,
     "book/interpolation": 1,
     "book/imputation": 1,
+    "book/kanji": 1,
     "book/mnist": 1,
     "book/plane": 3,
     "book/mathematics": 1,
