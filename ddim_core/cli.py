@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("train", help="train a recipe, or go on with a run")
     p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, kanji, or classifier")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; left out, runs/RECIPE")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     p.add_argument(
         "--data",
@@ -150,6 +150,7 @@ def _train(args: argparse.Namespace) -> int:
     from . import train as training
     from .data import load_dataset
 
+    args.out = args.out or Path("runs", args.recipe)
     if args.recipe == "classifier":
         return _train_classifier(args)
     changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "dataset")}

@@ -98,7 +98,6 @@ FAULTS = [
     (2, "the following arguments are required: COMMAND", []),
     (2, "invalid choice: 'trian'", ["trian"]),
     (2, "unrecognized arguments: --fast", [*SAMPLE, "--fast"]),
-    (2, "the following arguments are required: --out", ["train", "mnist"]),
     (2, "the following arguments are required: RECIPE", ["train", "--out", "run"]),
     (2, "unknown recipe 'mnits': choose one of mnist, mnist-large", ["train", "mnits", "--out", "run"]),
     (2, "argument --epochs: invalid int value: 'ten'", [*TRAIN, "--out", "run", "--epochs", "ten"]),
@@ -462,6 +461,11 @@ def test_evaluate_needs_pictures_that_the_classifier_knows(mnist, capsys, tmp_pa
     assert capsys.readouterr().err.endswith(
         "w.safetensors draw pictures of (1, 8, 8), not of (1, 28, 28) as the classifier needs\n"
     )
+
+
+def test_train_without_a_folder():
+    assert ddim(*TRAIN[:-1], "--quiet") == 0
+    assert (Path("runs") / "tiny" / CHECKPOINT).exists()
 
 
 def test_train_classifier(mnist, capsys):
