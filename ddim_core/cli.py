@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, kanji, or classifier")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; left out, runs/RECIPE")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    p.add_argument("--init", metavar="NAME", help="begin with these weights (a name, or a file that `ddim export` wrote)")
     p.add_argument(
         "--data",
         type=Path,
@@ -151,6 +152,8 @@ def _train(args: argparse.Namespace) -> int:
     from .data import load_dataset
 
     args.out = args.out or Path("runs", args.recipe)
+    if args.init and (args.resume or args.recipe == "classifier"):
+        raise UsageError("--init is for a new run of a network that draws: leave it out")
     if args.recipe == "classifier":
         return _train_classifier(args)
     changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "dataset")}
@@ -164,6 +167,8 @@ def _train(args: argparse.Namespace) -> int:
         trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp)
         if args.resume:
             trainer.load(checkpoint)
+        elif args.init:
+            trainer.start_from(args.init)
         if trainer.steps_done >= trainer.total_steps:
             print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
             return 0
@@ -409,6 +414,7 @@ def _write_run(out: Path, trainer, command: str) -> None:
     start = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "from_step": trainer.steps_done,
+        **({"init": trainer.origin["sha256"]} if trainer.origin else {}),
         "command": command,
         "commit": _commit(),
         "version": __version__,

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,6 +105,7 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.steps_done = 0
         self.history: list[dict] = []
+        self.origin: dict | None = None  # the weights that the run started from, where it did not start from random ones
         self._loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
         self._seconds = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -219,6 +220,29 @@ class Trainer:
         self._seconds = 0.0
         return metrics
 
+    def start_from(self, name: str) -> None:
+        """Begin with the weights of this name or path instead of random ones; only before the first step.
+
+        Raises:
+            UsageError: weights of another network or schedule than the run's. Else as `weights.load`.
+        """
+        from .weights import describe, load
+
+        model, schedule = load(name)
+        other = None
+        if not isinstance(model, UNet):
+            other = "counting of time"  # public weights, behind an adapter
+        elif replace(model.config, dropout=self.config.unet.dropout) != self.config.unet:
+            other = "network"
+        elif not torch.equal(schedule.alpha, self.schedule.alpha):
+            other = "schedule"
+        if other:
+            raise UsageError(f"--init {name}: these weights are of another {other} than the run: choose its recipe")
+        self.model.load_state_dict(model.state_dict())
+        self.ema.load_state_dict(model.state_dict())
+        description = describe(name)
+        self.origin = {"weights": name, "sha256": description["sha256"], "provenance": description["provenance"]}
+
     def save(self, path: str | Path) -> None:
         """Write the whole state, atomically. Raises DiskError; NonFiniteError rather than saving a broken state."""
         self._check_finite()
@@ -237,6 +261,7 @@ class Trainer:
             "history": self.history,
             "data_sha256": self.data_sha256,
             "images": len(self.images),
+            "origin": self.origin,
             "amp": self.amp,
             "scaler": self.scaler.state_dict(),
         }
@@ -275,6 +300,7 @@ class Trainer:
         self._seconds = description["seconds"]
         self.steps_done = description["steps_done"]
         self.history = description["history"]
+        self.origin = description.get("origin")
 
 
 def train(

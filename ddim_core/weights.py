@@ -119,6 +119,7 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
             "images": training["images"],
             "history": training["history"],
             "starts": [json.loads(line) for line in starts.read_text().splitlines()] if starts.exists() else [],
+            **({"origin": training["origin"]} if training.get("origin") else {}),
             "exported": time.strftime("%Y-%m-%d", time.gmtime()),
         },
     }
