@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, kanji, or classifier")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of the run; left out, runs/RECIPE")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    p.add_argument("--init", metavar="NAME", help="begin with these weights (a name, or a file that `ddim export` wrote)")
+    p.add_argument(
+        "--init", metavar="NAME", help="begin with these weights (a name, or a file that `ddim export` wrote)"
+    )
     p.add_argument(
         "--data",
         type=Path,
@@ -108,9 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_data)
 
     p = commands.add_parser("download", help="fetch public weights into the cache, and verify them")
-    p.add_argument("name", metavar="NAME", help="cifar10: the original model, 143 MB")
+    p.add_argument(
+        "name", metavar="NAME", help="cifar10: the original model, 143 MB; or google/ddpm-cifar10-32[@REVISION]"
+    )
     p.epilog = (
-        "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names. DDIM_CORE_CIFAR10_URL names a mirror of "
+        "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; for the Hugging Face hub, the hub's own. DDIM_CORE_CIFAR10_URL names a mirror of "
         "the file; with DDIM_CORE_CIFAR10_HASH (sha256:... or md5:...) another file of the same network."
     )
     p.set_defaults(run=_download)
@@ -123,12 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_export)
 
     p = commands.add_parser("info", help="where weights come from")
-    p.add_argument("name", metavar="NAME", help="mnist, classifier, cifar10, or a file or folder of weights")
+    p.add_argument("name", metavar="NAME", help="mnist, kanji, classifier, cifar10, or a file or folder of weights")
     p.set_defaults(run=_info)
     return parser
 
 
-_WEIGHTS = """mnist; cifar10, which is downloaded once; a file FILE.safetensors that `ddim export` wrote; or public weights
+_WEIGHTS = """mnist; kanji; cifar10 or google/ddpm-cifar10-32, which are downloaded once; a file FILE.safetensors that `ddim export` wrote; or public weights
 for CIFAR-10: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
 
 
@@ -340,8 +344,14 @@ def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
+    from .checkpoint import sha256_file
+    from .hub import fetch_hub, is_hub
     from .public import fetch, source
 
+    if is_hub(args.name):
+        path = fetch_hub(args.name)
+        print(f"{path}: sha256:{sha256_file(path)}, as the hub states it")
+        return 0
     origin = source(args.name)
     print(f"{fetch(origin)}: {origin.hash}, verified")
     return 0

@@ -1,7 +1,7 @@
 """The public weights of the original model for CIFAR-10, fetched, verified and given our names.
 
 They exist in two formats. A: a file of tensors with the names of our own U-Net, as the PyTorch port of the DDPM
-weights has it. B: a folder as diffusers writes it, `config.json` and `diffusion_pytorch_model.safetensors` or `.bin`.
+weights has it. B: a folder as diffusers writes it, `config.json` and `diffusion_pytorch_model.safetensors` or `.bin` (for the hub, see `hub`).
 Both hold the network of `CIFAR10`, trained on times 0, ..., T - 1 instead of 1, ..., T: see `ShiftedTime`.
 """
 
@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 CIFAR10 = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
+FORMAT_B_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+HUB = "google/ddpm-cifar10-32"  # the name of the folder on the Hugging Face hub
 RETRIES = 2
 TIMEOUT = 30  # seconds without an answer
 
@@ -121,7 +123,7 @@ def load_public(
 def describe_public(path: str | Path) -> dict:
     """Configuration of public weights that lie on this machine, and sha256 of their file. Raises as `load_public`."""
     load_public(path)
-    return {**_DESCRIPTION, "sha256": sha256_file(_file(Path(path).expanduser()))}
+    return {**DESCRIPTION, "sha256": sha256_file(_file(Path(path).expanduser()))}
 
 
 def source(name: str) -> Source:
@@ -135,7 +137,7 @@ def source(name: str) -> Source:
         UsageError: an unknown name, a URL or hash in the environment that is none.
     """
     if name not in SOURCES:
-        raise UsageError(f"unknown public weights {name!r}: choose one of {', '.join(SOURCES)}")
+        raise UsageError(f"unknown public weights {name!r}: choose one of {', '.join(SOURCES)}, {HUB}")
     known, prefix = SOURCES[name], f"DDIM_CORE_{name.upper()}"
     return Source(os.environ.get(f"{prefix}_URL") or known.url, os.environ.get(f"{prefix}_HASH") or known.hash)
 
@@ -148,8 +150,8 @@ def describe_source(name: str) -> dict:
     """
     origin = source(name)
     path = origin.path if origin.path.is_file() else None
-    provenance = {"url": origin.url, "hash": origin.hash, "file": path and str(path), "of": _ORIGIN}
-    return {**_DESCRIPTION, "provenance": provenance, "sha256": path and sha256_file(path)}
+    provenance = {"url": origin.url, "hash": origin.hash, "file": path and str(path), "of": ORIGIN}
+    return {**DESCRIPTION, "provenance": provenance, "sha256": path and sha256_file(path)}
 
 
 def fetch(source: Source) -> Path:
@@ -200,9 +202,14 @@ def fetch(source: Source) -> Path:
 
 
 def _unavailable(source: Source, reason: str) -> str:
+    return f"weights cannot be downloaded from {source.url} ({reason}): {by_other_means()}"
+
+
+def by_other_means() -> str:
+    """What to do where a download is not possible."""
     return (
-        f"weights cannot be downloaded from {source.url} ({reason}): try again later, or get that file, or the folder of "
-        "google/ddpm-cifar10-32, by other means and name it: load_public(PATH), or --weights PATH"
+        f"try again later, or get that file, or the folder of {HUB}, by other means and name it: "
+        "load_public(PATH), or --weights PATH"
     )
 
 
@@ -229,8 +236,8 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
     return [0, *sorted({int(t) + 1 for t in times})]
 
 
-_ORIGIN = "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"
-_DESCRIPTION = {
+ORIGIN = "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"
+DESCRIPTION = {
     "kind": "weights",
     "unet": CIFAR10.to_dict(),
     "schedule": {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02},
@@ -239,7 +246,6 @@ _DESCRIPTION = {
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
-_FORMAT_B_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 _RENAMED = [  # format B, format A; in this order
     ("time_embedding.linear_1.", "temb.dense.0."),
@@ -298,7 +304,7 @@ def _file(path: Path) -> Path:
     """The file of tensors, where a folder is named."""
     if not path.is_dir():
         return path
-    return next((path / f for f in _FORMAT_B_FILES if (path / f).is_file()), path / _FORMAT_B_FILES[0])
+    return next((path / f for f in FORMAT_B_FILES if (path / f).is_file()), path / FORMAT_B_FILES[0])
 
 
 def _read(path: Path) -> dict[str, Tensor]:

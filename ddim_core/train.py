@@ -105,7 +105,9 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.steps_done = 0
         self.history: list[dict] = []
-        self.origin: dict | None = None  # the weights that the run started from, where it did not start from random ones
+        self.origin: dict | None = (
+            None  # the weights that the run started from, where it did not start from random ones
+        )
         self._loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
         self._seconds = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -224,10 +226,12 @@ class Trainer:
         """Begin with the weights of this name or path instead of random ones; only before the first step.
 
         Raises:
-            UsageError: weights of another network or schedule than the run's. Else as `weights.load`.
+            UsageError: weights of another network or schedule than the run's, or steps were done. Else as `weights.load`.
         """
         from .weights import describe, load
 
+        if self.steps_done:
+            raise UsageError(f"after {self.steps_done} steps a run cannot begin anew: leave --init out")
         model, schedule = load(name)
         other = None
         if not isinstance(model, UNet):

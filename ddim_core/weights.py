@@ -16,7 +16,8 @@ from torch import nn
 
 from .checkpoint import has_description, load_tensors, read_description, save_tensors, sha256_file, write_atomically
 from .errors import CheckpointError, UsageError
-from .public import SOURCES, describe_public, describe_source, fetch, load_public, source
+from .hub import describe_hub, fetch_hub, is_hub
+from .public import HUB, SOURCES, describe_public, describe_source, fetch, load_public, source
 from .schedule import Schedule
 from .unet import UNet, UNetConfig
 
@@ -34,8 +35,9 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
     """Load weights by name, verified, as (model in evaluation mode, schedule).
 
     Args:
-        name: "mnist", which comes with the package; or "cifar10", the original model's weights of 143 MB, which are
-            downloaded once.
+        name: "mnist" and "kanji" come with the package. "cifar10", the original model's weights of 143 MB, is
+            downloaded once; so is "google/ddpm-cifar10-32", the same from the Hugging Face hub, with @REVISION if a
+            certain one is wanted.
         device: where the model goes; the CPU if left out.
 
     Raises:
@@ -44,12 +46,14 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
     """
     if name in SOURCES:
         return load_public(fetch(source(name)), device)
+    if is_hub(name):
+        return load_public(fetch_hub(name), device)
     return load_weights(verified(name), device)
 
 
 def is_path(name: str) -> bool:
     """Whether this names a file or folder, rather than weights that are known by name."""
-    if name in SOURCES or name in manifest():
+    if name in SOURCES or name in manifest() or is_hub(name):
         return False
     file = os.sep in name or Path(name).suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
     return file or (name != "" and Path(name).expanduser().exists())
@@ -86,6 +90,8 @@ def describe(name: str) -> dict:
     """Configuration, provenance and sha256 of weights by name or path. Downloads nothing; else raises as `load`."""
     if name in SOURCES:
         return describe_source(name)
+    if is_hub(name):
+        return describe_hub(name)
     if is_path(name) and not _exported(name):
         return describe_public(name)
     path = Path(name) if is_path(name) else verified(name)
@@ -157,7 +163,7 @@ def verified(name: str) -> Path:
     """
     entry = manifest().get(name)
     if entry is None or "file" not in entry:
-        names = ", ".join([*(k for k, v in manifest().items() if "file" in v), *SOURCES])
+        names = ", ".join([*(k for k, v in manifest().items() if "file" in v), *SOURCES, HUB])
         raise UsageError(f"unknown weights {name!r}: choose one of {names}")
     path = _assets() / entry["file"]
     if not path.is_file():

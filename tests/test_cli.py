@@ -110,6 +110,10 @@ FAULTS = [
     (2, "seed must be an integer of at least 0, got -1", [*TRAIN, "--out", "run", "--seed", "-1"]),
     (2, "unknown data set 'cats': choose one of mnist, mnist-10k", [*TRAIN, "--out", "run", "--dataset", "cats"]),
     (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "run", "--limit", "0"]),
+    (2, "--init is for a new run of a network that draws", [*TRAIN, "--out", "run", "--resume", "--init", "mnist"]),
+    (2, "--init is for a new run of a network that draws", ["train", "classifier", "--init", "mnist"]),
+    (2, "--init mnist: these weights are of another network", [*TRAIN, "--out", "run", "--init", "mnist"]),
+    (2, "unknown weights 'mnits': choose one of ", [*TRAIN, "--out", "run", "--init", "mnits"]),
     (2, "device 'gpu' cannot be used", [*TRAIN, "--out", "run", "--device", "gpu"]),
     (2, "amp must be auto, fp32, bf16 or fp16, got 'half'", [*TRAIN, "--out", "run", "--amp", "half"]),
     (2, "amp fp16 needs a CUDA GPU", [*TRAIN, "--out", "run", "--amp", "fp16", "--device", "cpu"]),
@@ -142,6 +146,7 @@ FAULTS = [
     (4, f"cut-run/{CHECKPOINT} is damaged", [*TRAIN, "--out", "{files}/cut-run", "--resume"]),
     (4, "is of a run with another ", [*TRAIN, "--out", "{files}/other-run", "--resume"]),
     (4, "is of a run with another dataset, seed", [*TRAIN, "--out", "{files}/run", "--resume", "--seed", "8"]),
+    (4, "nothing.safetensors: no such file", [*TRAIN, "--out", "run", "--init", "nothing.safetensors"]),
     (4, "nothing.safetensors: no such file", [*SAMPLE, "--weights", "nothing.safetensors"]),
     (4, "run.safetensors is damaged", [*SAMPLE, "--weights", "{files}/cut-run.safetensors"]),
     (4, "flipped-w.safetensors is damaged", [*SAMPLE, "--weights", "{files}/flipped-w.safetensors"]),
@@ -284,6 +289,18 @@ def test_options_reach_the_run():
     assert ddim(*TRAIN, "--out", "run", "--batch-size", "6", "--lr", "0.002", "--seed", "5", "--epochs", "1") == 0
     config = json.loads(Path("run/config.json").read_text())["config"]
     assert [config[k] for k in ("batch_size", "lr", "seed", "epochs", "dataset")] == [6, 0.002, 5, 1, "mnist-10k"]
+
+
+def test_begun_with_given_weights(files):
+    weights = str(files / "w.safetensors")
+    assert ddim(*TRAIN, "--out", "run", "--epochs", "1", "--init", weights) == 0
+    digest = describe(weights)["sha256"]
+    assert json.loads(Path("run/starts.jsonl").read_text())["init"] == digest
+    assert ddim(*TRAIN, "--out", "run", "--resume") == 0
+    assert [json.loads(line)["init"] for line in Path("run/starts.jsonl").read_text().splitlines()] == [digest] * 2
+    assert ddim("export", f"run/{CHECKPOINT}", "--out", "w.safetensors") == 0
+    origin = describe("w.safetensors")["provenance"]["origin"]
+    assert (origin["weights"], origin["sha256"], origin["provenance"]["steps"]) == (weights, digest, 1)
 
 
 def test_the_command_trains_as_the_library_does():

@@ -528,7 +528,9 @@ def test_where_the_weights_come_from(monkeypatch):
         monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", url)
         with pytest.raises(UsageError, match="give a URL that starts with https://"):
             load_pretrained("cifar10")
-    with pytest.raises(UsageError, match="unknown public weights 'mnist': choose one of cifar10"):
+    with pytest.raises(
+        UsageError, match="unknown public weights 'mnist': choose one of cifar10, google/ddpm-cifar10-32"
+    ):
         source("mnist")
 
 
@@ -615,7 +617,10 @@ def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
 
 def test_download_of_what_is_not_public(capsys):
     assert ddim("download", "mnist") == 2
-    assert capsys.readouterr().err == "ddim: unknown public weights 'mnist': choose one of cifar10\n"
+    assert (
+        capsys.readouterr().err
+        == "ddim: unknown public weights 'mnist': choose one of cifar10, google/ddpm-cifar10-32\n"
+    )
 
 
 def test_seeded_pictures_do_not_depend_on_their_batch(small):

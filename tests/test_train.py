@@ -14,8 +14,10 @@ from ddim_core import UNet
 from ddim_core import train as training
 from ddim_core.checkpoint import save_tensors
 from ddim_core.errors import CheckpointError, DiskError, NonFiniteError, UsageError
+from ddim_core.public import CIFAR10
 from ddim_core.recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
 from ddim_core.train import CHECKPOINT, METRICS, Trainer, train
+from ddim_core.weights import describe, export, load_weights
 
 IMAGES = tiny_images()
 QUIET = replace(TINY_RUN, unet=replace(TINY, dropout=0.0))
@@ -372,6 +374,81 @@ def test_something_else_is_not_continued(saved, tmp_path):
 def test_pictures_that_do_not_fit_the_network(images):
     with pytest.raises(UsageError, match=r"images must be uint8 \[N, 1, 8, 8\]"):
         trainer(images=images)
+
+
+# --- begun with given weights ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def given(saved, tmp_path_factory):
+    """Weights of a run of one epoch."""
+    path = tmp_path_factory.mktemp("given") / "w.safetensors"
+    export(saved, path)
+    return str(path)
+
+
+def test_a_run_may_begin_with_given_weights(given, tmp_path):
+    expected = load_weights(given)[0].state_dict()
+    config = replace(TINY_RUN, seed=5, unet=replace(TINY, dropout=0.0))
+    t = trainer(config)
+    t.start_from(given)
+    for net in (t.model, t.ema):
+        assert all(torch.equal(net.state_dict()[k], v) for k, v in expected.items())
+    assert t.model.training
+    assert all(p.requires_grad for p in t.model.parameters())
+    assert t.origin == {
+        "weights": given,
+        "sha256": describe(given)["sha256"],
+        "provenance": describe(given)["provenance"],
+    }
+    t.step()
+    assert all((t.model.state_dict()[k] != v).any() for k, v in expected.items()), "all of it learns"
+    # where it began is kept by checkpoint, resumed run and exported weights
+    t.save(tmp_path / CHECKPOINT)
+    again = trainer(config)
+    again.load(tmp_path / CHECKPOINT)
+    assert again.origin == t.origin
+    assert export(tmp_path / CHECKPOINT, tmp_path / "w.safetensors")["provenance"]["origin"] == t.origin
+
+
+def test_a_run_from_random_weights_names_none(saved, tmp_path):
+    assert "origin" not in export(saved, tmp_path / "w.safetensors")["provenance"]
+    again = trainer(replace(TINY_RUN, epochs=1))
+    again.load(saved)
+    assert again.origin is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"unet": replace(TINY, ch=16)}, "network"),
+        ({"unet": replace(TINY, num_res_blocks=2)}, "network"),
+        ({"T": 999}, "schedule"),
+        ({"beta_T": 0.03}, "schedule"),
+    ],
+)
+def test_weights_of_another_run_are_no_beginning(given, changes, what):
+    t = trainer(replace(TINY_RUN, **changes))
+    before = state(t)
+    with pytest.raises(UsageError, match=f"--init .*: these weights are of another {what} than the run"):
+        t.start_from(given)
+    assert t.origin is None
+    assert all(torch.equal(before[k], v) for k, v in state(t).items())
+
+
+def test_public_weights_are_no_beginning(tmp_path):
+    """They count time from 0: trained further with ours, they would be spoilt without a word."""
+    torch.save(UNet(CIFAR10).state_dict(), tmp_path / "ema.pt")
+    t = Trainer(replace(TINY_RUN, unet=CIFAR10), torch.zeros(8, 3, 32, 32, dtype=torch.uint8), device="cpu", amp="fp32")
+    with pytest.raises(UsageError, match="another counting of time"):
+        t.start_from(str(tmp_path / "ema.pt"))
+
+
+def test_only_the_first_step_can_have_a_beginning(given):
+    t = trainer()
+    t.step()
+    with pytest.raises(UsageError, match="after 1 step"):
+        t.start_from(given)
 
 
 # --- not finite, no room -----------------------------------------------------------------------------------------

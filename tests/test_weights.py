@@ -209,7 +209,7 @@ def test_weights_of_another_network_than_they_say(run, tmp_path, name):
 def test_a_name_of_the_manifest(package):
     model, _ = load_pretrained("tiny", "cpu")
     assert model.config == TINY_RUN.unet
-    with pytest.raises(UsageError, match=r"choose one of tiny, cifar10$"):
+    with pytest.raises(UsageError, match=r"choose one of tiny, cifar10, google/ddpm-cifar10-32$"):
         load_pretrained("mnist")
 
 

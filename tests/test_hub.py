@@ -1,0 +1,308 @@
+"""Public weights from the Hugging Face hub: its own library against a server that answers as the hub does."""
+
+import hashlib
+import json
+import os
+import subprocess
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from helpers import ENV, PYTHON, randomised
+from peers import peer, to_format_b
+from safetensors.torch import save
+
+from ddim_core import UNet, cli
+from ddim_core.errors import CheckpointError, DiskError, UnavailableError
+from ddim_core.hub import fetch_hub, is_hub
+from ddim_core.public import CIFAR10, FORMAT_B_FILES, HUB
+from ddim_core.weights import describe, is_path, load_pretrained
+
+TENSORS, PICKLED = FORMAT_B_FILES
+COMMIT, OTHER = "a" * 40, "b" * 40
+SMALL = {"config.json": b"{}", TENSORS: np.random.default_rng(0).bytes(100_000)}
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def hub(commits, lie=None):
+    """A hub of one repository: (its address, the requests so far). `commits`: {commit: {file: content}}, the first one
+    is main. `lie`: a file of which other bytes come than are stated; "cut": half of it; a number: a status for all."""
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self):
+            head, _, rest = self.path.lstrip("/").partition("/resolve/")
+            revision, _, file = rest.partition("/")
+            revision = next(iter(commits)) if revision == "main" else revision
+            if head != HUB:  # what the library asks for itself
+                return self.reply(404, {}, b"")
+            requests.append((self.command, file))
+            if isinstance(lie, int):
+                return self.reply(lie, {}, b"")
+            if revision not in commits:
+                return self.reply(404, {"X-Error-Code": "RevisionNotFound"}, b"")
+            headers = {"X-Repo-Commit": revision}
+            if file not in commits[revision]:
+                return self.reply(404, headers | {"X-Error-Code": "EntryNotFound"}, b"")
+            content = commits[revision][file]
+            if file == "config.json":
+                blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+                headers["ETag"] = f'"{blob}"'
+            else:
+                headers |= {"X-Linked-Etag": f'"{sha256(content)}"', "X-Linked-Size": str(len(content))}
+            if file == lie:
+                content = content[:-1] + b"?"
+            return self.reply(200, headers, content)
+
+        def reply(self, status, headers, content):
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content[: len(content) // 2] if lie == "cut" else content)
+
+        do_HEAD = do_GET = answer
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", requests
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_user(monkeypatch, tmp_path):
+    """No cache, no proxy and no patience of the one who runs the tests."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """`with at(commits):` is a hub that the library asks."""
+
+    @contextmanager
+    def use(commits, lie=None):
+        with hub(commits, lie) as (address, requests):
+            monkeypatch.setenv("HF_ENDPOINT", address)
+            yield requests
+
+    return use
+
+
+def fetched(requests):
+    return [file for verb, file in requests if verb == "GET"]
+
+
+@pytest.fixture(scope="module")
+def large():
+    """The network in its full size, none of its parameters without effect, and what the hub has of it."""
+    net = randomised(UNet(CIFAR10), seed=4).eval()
+    state = to_format_b(net.state_dict(), len(CIFAR10.ch_mult), "old")
+    settings = json.loads(peer(CIFAR10).to_json_string())
+    return net, {
+        "config.json": json.dumps(settings).encode(),
+        TENSORS: save({k: v.contiguous() for k, v in state.items()}),
+    }
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def test_names(tmp_path):
+    for name in (HUB, f"{HUB}@main", f"{HUB}@{COMMIT}"):
+        assert is_hub(name)
+        assert not is_path(name)
+    for name in ("google/other", "google", f"./{HUB}", f"{HUB}/config.json", "cifar10", ""):
+        assert not is_hub(name)
+    (tmp_path / HUB).mkdir(parents=True)
+    assert not is_hub(HUB), "a folder of that name comes first"
+    assert is_path(HUB)
+
+
+# --- from the hub ------------------------------------------------------------------------------------------------
+
+
+def test_the_network_from_the_hub(large, at):
+    net, files = large
+    with at({COMMIT: files}):
+        model, schedule = load_pretrained(HUB)
+    assert schedule.T == 1000
+    state = model.net.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
+
+
+def test_it_is_kept_and_verified_each_time(at, capfd):
+    with at({COMMIT: SMALL}) as requests:
+        path = fetch_hub(HUB)
+        assert path.read_bytes() == SMALL[TENSORS]
+        assert path.with_name("config.json").read_bytes() == b"{}"
+        assert fetched(requests) == ["config.json", TENSORS]
+        assert fetch_hub(HUB) == path
+        assert fetched(requests) == ["config.json", TENSORS], "the second came from the cache"
+        path.resolve().write_bytes(SMALL[TENSORS][:-1] + b"?")
+        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS], "a damaged copy is fetched anew"
+        assert fetched(requests) == ["config.json", TENSORS, TENSORS]
+    assert fetch_hub(HUB) == path, "the hub is not needed any more"
+    path.resolve().write_bytes(SMALL[TENSORS][:-1] + b"?")
+    with pytest.raises(UnavailableError, match="weights cannot be downloaded from"):
+        fetch_hub(HUB)
+    assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
+
+
+def test_a_certain_commit(at):
+    old = SMALL | {TENSORS: b"older" * 99}
+    with at({COMMIT: SMALL, OTHER: old}) as requests:
+        assert fetch_hub(f"{HUB}@{OTHER}").read_bytes() == old[TENSORS]
+        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS]
+        with pytest.raises(UnavailableError, match="Revision Not Found") as e:
+            fetch_hub(f"{HUB}@{'c' * 40}")
+        assert "\n" not in str(e.value)
+        assert f"/{HUB}/tree/ccc" in str(e.value)
+        n = len(requests)
+        assert fetch_hub(f"{HUB}@{OTHER}").read_bytes() == old[TENSORS]
+        assert len(requests) == n, "what a commit holds never changes: nobody is asked"
+
+
+def test_a_hub_that_moves_on_meanwhile(at):
+    """Settings and tensors are of one commit."""
+    with at({COMMIT: SMALL}):
+        fetch_hub(HUB)
+    with at({OTHER: {"config.json": b"[]", TENSORS: b"new"}, COMMIT: SMALL}):
+        path = fetch_hub(HUB)
+    assert (path.read_bytes(), path.with_name("config.json").read_bytes()) == (b"new", b"[]")
+
+
+def test_older_repositories_have_a_pickle_which_is_never_run(at):
+    import pickle
+
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, ("code was run",)
+
+    files = {"config.json": b"{}", PICKLED: pickle.dumps({"conv_in.weight": Code()})}
+    with at({COMMIT: files}):
+        assert fetch_hub(HUB).name == PICKLED
+        with pytest.raises(CheckpointError, match="code in it is never run"):
+            load_pretrained(HUB)
+    assert not Path("code was run").exists()
+
+
+def test_where_links_are_not_possible(at, monkeypatch):
+    """The cache then has no name that states the hash: the hub is asked for it."""
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *args: False)
+    with at({COMMIT: SMALL}):
+        path = fetch_hub(HUB)
+        assert path.resolve().name == TENSORS
+        path.write_bytes(b"damaged")
+        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS]
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "lie", "reason"),
+    [
+        (SMALL, TENSORS, "another file came: its sha256 differs from the stated one"),
+        (SMALL, "cut", "5"),
+        (SMALL, 503, "503"),
+        (SMALL, 404, "404"),
+        (SMALL, 401, "401"),
+        ({"config.json": b"{}"}, None, "Entry Not Found"),
+        ({TENSORS: b"x"}, None, "Entry Not Found"),
+    ],
+    ids=str,
+)
+def test_a_download_that_fails_is_one_line(at, tmp_path, files, lie, reason):
+    with at({COMMIT: files}, lie), pytest.raises(UnavailableError) as e:
+        fetch_hub(HUB)
+    message = str(e.value)
+    assert message.startswith("weights cannot be downloaded from http://127.0.0.1:")
+    assert reason in message
+    assert message.endswith("load_public(PATH), or --weights PATH")
+    assert "\n" not in message
+    assert not [p for p in tmp_path.rglob(f"snapshots/*/{TENSORS}") if p.is_file()], (
+        "nothing is left that could pass for the file"
+    )
+    with at({COMMIT: SMALL}):
+        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS], "nor is anything in the way"
+
+
+def test_offline(at, offline, capfd):
+    with at({COMMIT: SMALL}):
+        pass
+    assert cli.main(["download", HUB]) == 7
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("ddim: weights cannot be downloaded from http://127.0.0.1:")
+
+
+def test_a_cache_that_cannot_be_written(at, tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with at({COMMIT: SMALL}), pytest.raises(DiskError, match="set HF_HOME") as e:
+        fetch_hub(HUB)
+    assert "\n" not in str(e.value)
+
+
+def test_a_web_page_for_the_settings(at):
+    files = {"config.json": b"<html>sign in</html>", TENSORS: save({"time_embedding.x": torch.ones(1)})}
+    with at({COMMIT: files}), pytest.raises(CheckpointError, match=r"config\.json is missing or not readable"):
+        load_pretrained(HUB)
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+def test_info_and_download(at, capsys):
+    with at({COMMIT: SMALL}):
+        assert describe(HUB)["sha256"] is None
+        assert cli.main(["download", HUB]) == 0
+        printed = capsys.readouterr().out
+        found = describe(HUB)
+    path = found["provenance"]["file"]
+    assert printed == f"{path}: sha256:{sha256(SMALL[TENSORS])}, as the hub states it\n"
+    assert found["sha256"] == sha256(SMALL[TENSORS])
+    assert found["provenance"]["url"].endswith(f"/{HUB}")
+
+
+def test_sample_in_a_process_of_its_own(large, tmp_path):
+    """As a user runs it: mirror and cache come from the environment."""
+    with hub({COMMIT: large[1]}) as (address, requests):
+        env = ENV | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+        argv = [
+            "sample",
+            "--weights",
+            f"{HUB}@{COMMIT}",
+            "--n",
+            "1",
+            "--steps",
+            "1",
+            "--device",
+            "cpu",
+            "--out",
+            "x.npy",
+        ]
+        done = subprocess.run([PYTHON, "-m", "ddim_core", *argv], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert fetched(requests) == ["config.json", TENSORS]
+    assert np.load(tmp_path / "x.npy").shape == (1, 3, 32, 32)
