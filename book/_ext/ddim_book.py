@@ -58,7 +58,7 @@ def set_up_pages(app: Sphinx, config: Config) -> None:
         )
         return
     assets.copy_to(Path(app.outdir) / "_static" / "vendor")
-    config.mathjax_path = "vendor/mathjax-tex-svg.js"
+    config.mathjax_path = "vendor/mathjax/tex-chtml-full.js"
     # In this order: the widget manager is an AMD module and needs require.js, and must find the paths set when it runs.
     # Deferred, which keeps the order: the text is there to read before 3.6 MB of widget code are.
     scripts = ["vendor/require.js", "widgets-paths.js", "vendor/html-manager/embed-amd.js"]

@@ -64,8 +64,8 @@ def unrendered_math(page: Page) -> list[str]:
     """The equations that stand as TeX source, or that MathJax marked as wrong."""
     return page.evaluate(
         """() => [
-          ...[...document.querySelectorAll('.bd-article .math')].filter(m => !m.querySelector('mjx-container svg')),
-          ...document.querySelectorAll('mjx-merror, [data-mml-node="merror"]'),
+          ...[...document.querySelectorAll('.bd-article .math')].filter(m => !m.querySelector('mjx-container mjx-math')),
+          ...document.querySelectorAll('mjx-merror'),
         ].map(m => m.outerHTML.slice(0, 300))"""
     )
 
@@ -189,6 +189,11 @@ def test_page_is_whole_without_network(book: Path, desktop: Watched) -> None:
     page = desktop.page
     if has_math(book / f"{desktop.name}.html"):
         assert page.locator("mjx-container").count(), "equations are not rendered"
+        fonts = (
+            "[...document.fonts].filter(f => f.family.startsWith('MJX') && f.status !== 'unloaded').map(f => f.status)"
+        )
+        page.wait_for_function(f"{fonts}.every(status => status === 'loaded')")
+        assert page.evaluate(fonts), "equations have no letters"
     assert not unrendered_math(page)
     views = page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
     assert page.locator(".widget-subarea > .jupyter-widgets, .widget-subarea > *").count() >= views, "widgets not drawn"
@@ -279,7 +284,7 @@ def test_page_is_light(book: Path, desktop: Watched) -> None:
             if not path.is_file():
                 continue  # a failed request, which another test reports
             data = path.read_bytes()
-            packed = path.suffix in {".png", ".webp", ".jpg", ".woff2", ".gif"}
+            packed = path.suffix in {".png", ".webp", ".jpg", ".woff2", ".woff", ".gif"}
             sizes[path.relative_to(book).as_posix()] = len(data) if packed else len(gzip.compress(data, 6))
     heaviest = sorted(sizes.items(), key=lambda item: -item[1])[:6]
     assert sum(sizes.values()) < MAX_TRANSFER, f"{sum(sizes.values()):,} bytes; the heaviest: {heaviest}"
