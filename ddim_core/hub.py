@@ -11,9 +11,13 @@ from pathlib import Path
 
 from .checkpoint import sha256_file
 from .errors import DiskError, UnavailableError
-from .public import DESCRIPTION, FORMAT_B_FILES, HUB, ORIGIN, TIMEOUT, by_other_means
+from .public import DESCRIPTION, FORMAT_B_FILES, HUB, TIMEOUT, by_other_means
 
 __all__ = ["describe_hub", "fetch_hub", "is_hub"]
+
+_ORIGIN = (
+    "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10 in the layout of diffusers; whether averaged, its settings do not say"
+)
 
 
 def is_hub(name: str) -> bool:
@@ -28,7 +32,7 @@ def describe_hub(name: str) -> dict:
     revision = name.partition("@")[2] or None
     found = (try_to_load_from_cache(HUB, file, revision=revision) for file in FORMAT_B_FILES)
     path = next((path for path in found if isinstance(path, str)), None)
-    provenance = {"url": _url(name), "file": path, "of": ORIGIN}
+    provenance = {"url": _url(name), "file": path, "of": _ORIGIN}
     return {**DESCRIPTION, "provenance": provenance, "sha256": path and sha256_file(path)}
 
 

@@ -150,7 +150,7 @@ def describe_source(name: str) -> dict:
     """
     origin = source(name)
     path = origin.path if origin.path.is_file() else None
-    provenance = {"url": origin.url, "hash": origin.hash, "file": path and str(path), "of": ORIGIN}
+    provenance = {"url": origin.url, "hash": origin.hash, "file": path and str(path), "of": _ORIGIN}
     return {**DESCRIPTION, "provenance": provenance, "sha256": path and sha256_file(path)}
 
 
@@ -236,7 +236,7 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
     return [0, *sorted({int(t) + 1 for t in times})]
 
 
-ORIGIN = "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"
+_ORIGIN = "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"
 DESCRIPTION = {
     "kind": "weights",
     "unet": CIFAR10.to_dict(),

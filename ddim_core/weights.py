@@ -36,8 +36,8 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
 
     Args:
         name: "mnist" and "kanji" come with the package. "cifar10", the original model's weights of 143 MB, is
-            downloaded once; so is "google/ddpm-cifar10-32", the same from the Hugging Face hub, with @REVISION if a
-            certain one is wanted.
+            downloaded once; so is "google/ddpm-cifar10-32", the same network from the Hugging Face hub, with
+            @REVISION if a certain one is wanted.
         device: where the model goes; the CPU if left out.
 
     Raises:
