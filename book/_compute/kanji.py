@@ -3,14 +3,20 @@
 Run at the repository's root, where the brush fonts are installed, with the folder that holds kkanji2; one thread needs
 about eight minutes:
 
-    python book/_compute/kanji.py --data FOLDER
+    python book/_compute/kanji.py --data FOLDER --young FILE
+
+The young network is the one with whose weights training began anew (`ddim info kanji` has its sha256 as the origin's, and
+the repository's history has its file).
 
 Stores the result "kanji", all pictures as uint8:
  - `hands` [characters, fonts, 64, 64], eight characters in each font; `counts` [fonts, 4], how many kanji the font lists,
    leaves empty, repeats, and gives to the data; `in_hands` [fonts], characters that 1, 2, ... of them drew;
  - `samples` [n, 64, 64] in S steps with eta = 1, guesses limited to [-1, 1]; the first eight for the numbers of steps in
-   `steps`, `step_images`; the first eight of eta = 0 in 20 steps, `ddim_images`, plain, limited, and from noise whose mean
-   is taken away; and the mean brightness, 0 to 1, of all n, `ddim_ink`, in the first and the last of these ways;
+   `steps`, `step_images`;
+ - eta = 0 in 20 steps by the young network, by the young network from noise whose mean is taken away, and by the network
+   as it is now: the first eight, `ddim_images`, and the mean brightness, 0 to 1, of all n, `ddim_ink`; the mean of
+   256 noises, and what the young network and this one see of it in as many noised pictures, at the times `mean_times`:
+   `means` [networks, times, 2, 256];
  - for the samples, by each of `kinds`: `distance` and the nearest training pictures, `neighbours` [kinds, n, 64, 64], with
    their characters; for some training pictures, `real_index`, the `real_distance` to the nearest other one, whether that
    shows the `same` character, and how many `mates`, other pictures of its character, there are; and their
@@ -27,14 +33,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddim_core import generate, image_generators, image_noise, sample
-from ddim_core.data import Dataset, load_dataset, to_uint8
+from ddim_core import Schedule, UNet, add_noise, generate, image_generators, image_noise, sample
+from ddim_core.checkpoint import sha256_file
+from ddim_core.data import Dataset, load_dataset, to_model, to_uint8
 from ddim_core.kanji import _glyphs, find_fonts
 from ddim_core.metrics import edge_directions, nearest
 from ddim_core.results import save_result
-from ddim_core.weights import load_pretrained
+from ddim_core.weights import describe, load_pretrained, load_weights
 
 S, STEPS, SHOWN = 100, (10, 20, 50), 8
+TIMES = (1000, 800, 600, 400, 200)
 CHARACTERS = "永書道風夢雨花龍"
 
 
@@ -79,10 +87,25 @@ def measures(images: Tensor) -> np.ndarray:
     return torch.stack([ink, grey, pieces(images).float()]).numpy()
 
 
+@torch.no_grad()
+def means(net: UNet, schedule: Schedule, images: Tensor, n: int = 256) -> Tensor:
+    """The mean over a picture of the noise that is in it, and of the noise that the network sees: `[len(TIMES), 2, n]`."""
+    generator = torch.Generator().manual_seed(1)
+    x0 = to_model(images[torch.randperm(len(images), generator=generator)[:n]])
+    eps, found = torch.randn(x0.shape, generator=generator), []
+    for time_ in TIMES:
+        t = torch.full((n,), time_)
+        xt = add_noise(x0, t, eps, schedule)
+        seen = torch.cat([net(x, s) for x, s in zip(xt.split(32), t.split(32), strict=True)])
+        found.append(torch.stack([eps.mean((1, 2, 3)), seen.mean((1, 2, 3))]))
+    return torch.stack(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", metavar="FOLDER", help="left out, where `ddim data brush-kanji` puts it")
     parser.add_argument("--fonts", metavar="FOLDER", help="left out, where the system has them")
+    parser.add_argument("--young", metavar="FILE", required=True, help="the weights that training was continued from")
     parser.add_argument("--n", type=int, default=64, help="samples (default 64)")
     args = parser.parse_args()
 
@@ -103,13 +126,21 @@ def main() -> None:
         to_uint8(generate(model, schedule, SHOWN, steps=steps, seed=0, eta=1.0, clip=True)) for steps in STEPS
     ]
 
-    def ddim(xT: Tensor, clip: bool = False) -> Tensor:
-        *_, last = sample(model, schedule, xT, schedule.timesteps(20), clip=clip)
+    young, _ = load_weights(args.young)
+    origin = describe("kanji")["provenance"]["origin"]
+    assert sha256_file(args.young) == origin["sha256"], f"training was not continued from {args.young}"
+
+    def ddim(net: UNet, xT: Tensor) -> Tensor:
+        *_, last = sample(net, schedule, xT, schedule.timesteps(20))
         return to_uint8(last.xt)
 
     xT = image_noise(image_generators(0, args.n), (1, 64, 64))
-    plain, limited = ddim(xT), ddim(xT[:SHOWN], clip=True)
-    centred = ddim(xT - xT.mean((1, 2, 3), keepdim=True))
+    plain, of_young = ddim(model, xT), ddim(young, xT)
+    centred = ddim(young, xT - xT.mean((1, 2, 3), keepdim=True))
+    known = torch.stack([means(net, schedule, data.images) for net in (young, model)])
+    for t, of_young_t, now in zip(TIMES, *known, strict=True):
+        shares = [((a * b).mean() / a.square().mean()).item() for a, b in (of_young_t, now)]
+        print(f"t = {t}: share of the mean that is seen {shares[0]:.2f}, {shares[1]:.2f}", flush=True)
 
     of_character = data.labels.bincount()
     real_index = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:300]
@@ -147,8 +178,10 @@ def main() -> None:
             "samples": samples.squeeze(1).numpy(),
             "steps": np.array(STEPS),
             "step_images": torch.stack(step_images).squeeze(2).numpy(),
-            "ddim_images": torch.stack([x[:SHOWN, 0] for x in (plain, limited, centred)]).numpy(),
-            "ddim_ink": np.stack([measures(x)[0] for x in (plain, centred)]),
+            "ddim_images": torch.stack([x[:SHOWN, 0] for x in (of_young, centred, plain)]).numpy(),
+            "ddim_ink": np.stack([measures(x)[0] for x in (of_young, centred, plain)]),
+            "mean_times": np.array(TIMES),
+            "means": known.numpy(),
             "kinds": np.array(["pixels", "directions"]),
             **{name: np.stack(rows) for name, rows in stored.items()},
             "real_index": real_index.numpy(),
@@ -156,7 +189,7 @@ def main() -> None:
             "measure": measures(samples),
             "real_measure": measures(real),
         },
-        command="python book/_compute/kanji.py --data FOLDER" + (f" --n {args.n}" if args.n != 64 else ""),
+        command="python book/_compute/kanji.py --data FOLDER --young FILE" + (f" --n {args.n}" if args.n != 64 else ""),
         weights="kanji",
         seed=0,
         n=args.n,
@@ -164,6 +197,7 @@ def main() -> None:
         eta=1.0,
         clip=True,
         seconds=round(seconds, 1),
+        young_sha256=origin["sha256"],
         images=len(data),
         characters=len(data.classes),
     )
