@@ -4,7 +4,6 @@ The hub states the sha256 of every large file, and its library names the cached 
 with the content at every load. With a commit in the name, "google/ddpm-cifar10-32@COMMIT", the file is always the same.
 """
 
-import logging
 import os
 import re
 from pathlib import Path
@@ -49,14 +48,13 @@ def fetch_hub(name: str) -> Path:
     """
     import huggingface_hub as hub  # half a second of imports, needed here only
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
     def get(file: str, revision: str | None) -> Path:
         return Path(hub.hf_hub_download(HUB, file, revision=revision, endpoint=_endpoint(), etag_timeout=TIMEOUT))
 
-    logger = logging.getLogger(hub.__name__)
-    level = logger.level
-    logger.setLevel("ERROR")  # it tells of every retry
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it tells of every retry
     quiet = not are_progress_bars_disabled() and not os.isatty(2)
     if quiet:
         disable_progress_bars()
@@ -83,7 +81,7 @@ def fetch_hub(name: str) -> Path:
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         raise UnavailableError(_unavailable(name, " ".join(str(cause).split()))) from error
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)
         if quiet:
             enable_progress_bars()
 

@@ -257,6 +257,14 @@ def test_offline(at, offline, capfd):
     assert err.startswith("ddim: weights cannot be downloaded from http://127.0.0.1:")
 
 
+def test_offline_in_a_process_of_its_own(tmp_path):
+    """One line, though the library tells of every retry once it is set up."""
+    run = f"import time; time.sleep = lambda s: None; from ddim_core.cli import main; exit(main(['download', '{HUB}']))"
+    env = ENV | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (7, "", 1), done.stderr
+
+
 def test_a_cache_that_cannot_be_written(at, tmp_path):
     (tmp_path / "cache").write_text("not a folder")
     with at({COMMIT: SMALL}), pytest.raises(DiskError, match="set HF_HOME") as e:
