@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME", help="cifar10: the original model, 143 MB; or google/ddpm-cifar10-32[@REVISION]"
     )
     p.epilog = (
-        "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; for the Hugging Face hub, the hub's own. DDIM_CORE_CIFAR10_URL names a mirror of "
-        "the file; with DDIM_CORE_CIFAR10_HASH (sha256:... or md5:...) another file of the same network."
+        "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; for the Hugging Face hub, the hub's own. "
+        "DDIM_CORE_CIFAR10_URL names a mirror of the file; with DDIM_CORE_CIFAR10_HASH (sha256:... or md5:...) another file of the same network."
     )
     p.set_defaults(run=_download)
 
@@ -132,8 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_WEIGHTS = """mnist; kanji; cifar10 or google/ddpm-cifar10-32, which are downloaded once; a file FILE.safetensors that `ddim export` wrote; or public weights
-for CIFAR-10: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
+_WEIGHTS = """mnist; kanji; cifar10 or google/ddpm-cifar10-32, which are downloaded once; a file FILE.safetensors that
+`ddim export` wrote; or public weights for CIFAR-10: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
 
 
 def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:

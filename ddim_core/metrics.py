@@ -142,7 +142,7 @@ def edge_directions(x: Tensor) -> Tensor:
         x: `[B, 1, H, W]`, H and W multiples of 8.
 
     Returns:
-        `[B, 4 H/8 W/8]` of length 1: the root of the mean over windows of 16 x 16 pixels, a window every 8.
+        `[B, 4 H/8 W/8]` of length 1 (0 without any edge): the root of the mean over windows of 16 x 16 pixels, a window every 8.
     """
     gx, gy = F.pad(x.diff(dim=3), (0, 1)), F.pad(x.diff(dim=2), (0, 0, 0, 1))
     size = (gx.square() + gy.square()).sqrt().clamp(min=1e-6)

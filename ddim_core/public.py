@@ -1,8 +1,8 @@
 """The public weights of the original model for CIFAR-10, fetched, verified and given our names.
 
 They exist in two formats. A: a file of tensors with the names of our own U-Net, as the PyTorch port of the DDPM
-weights has it. B: a folder as diffusers writes it, `config.json` and `diffusion_pytorch_model.safetensors` or `.bin` (for the hub, see `hub`).
-Both hold the network of `CIFAR10`, trained on times 0, ..., T - 1 instead of 1, ..., T: see `ShiftedTime`.
+weights has it. B: a folder as diffusers writes it, `config.json` and `diffusion_pytorch_model.safetensors` or `.bin`;
+`hub` fetches one. Both hold the network of `CIFAR10`, trained on times 0, ..., T - 1 instead of 1, ..., T: see `ShiftedTime`.
 """
 
 import json

@@ -70,6 +70,19 @@ def scenario(name: str, folder: Path) -> dict:
 
 
 @contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]):
+    """A server on loopback: its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def served(content: bytes, *replies: str | int):
     """A file server on loopback: (URL, list of the replies given so far).
 
@@ -91,11 +104,5 @@ def served(content: bytes, *replies: str | int):
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/ema.ckpt?dl=1", given
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler) as address:
+        yield f"{address}/ema.ckpt?dl=1", given

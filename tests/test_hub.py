@@ -4,16 +4,15 @@ import hashlib
 import json
 import os
 import subprocess
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from helpers import ENV, PYTHON, randomised
+from helpers import ENV, PYTHON, listening, randomised
 from peers import peer, to_format_b
 from safetensors.torch import save
 
@@ -76,14 +75,8 @@ def hub(commits, lie=None):
         def log_message(self, *args):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", requests
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler) as address:
+        yield address, requests
 
 
 @pytest.fixture(autouse=True)
