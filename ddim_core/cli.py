@@ -6,6 +6,7 @@ Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 ch
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from . import __version__
 from .errors import DDIMError, UsageError
 
 __all__ = ["main"]
+
+_SHEETS_APART = 10  # seconds between sheets of samples: on a GPU an epoch may take a second
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,9 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
     p.add_argument("--lr", type=float)
+    p.add_argument("--loss-weight", help="plain, balanced or min-snr: how much each t counts in the loss")
     p.add_argument("--seed", type=int)
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
     p.add_argument("--amp", default="auto", help="auto, fp32, bf16 or fp16")
+    p.add_argument("--compile", action="store_true", help="compile the network first: pays in a long run on a GPU")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.set_defaults(run=_train)
 
@@ -160,7 +165,7 @@ def _train(args: argparse.Namespace) -> int:
         raise UsageError("--init is for a new run of a network that draws: leave it out")
     if args.recipe == "classifier":
         return _train_classifier(args)
-    changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "dataset")}
+    changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "loss_weight", "seed", "dataset")}
     config = training.recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
     checkpoint = args.out / training.CHECKPOINT
     if checkpoint.exists() and not args.resume:
@@ -168,7 +173,7 @@ def _train(args: argparse.Namespace) -> int:
     with training.processes():
         with training.first_alone():
             data = load_dataset(config.dataset, args.data, limit=args.limit)
-        trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp)
+        trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
         if args.resume:
             trainer.load(checkpoint)
         elif args.init:
@@ -223,7 +228,6 @@ def _samples(args: argparse.Namespace, shape: tuple[int, int, int] | None = None
 
 def _sample(args: argparse.Namespace) -> int:
     import io
-    import math
 
     import numpy as np
 
@@ -377,7 +381,8 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _follow(trainer, steps, args, show: bool) -> None:
-    """Show progress; at the end of each epoch, print its metrics and draw a grid of samples."""
+    """Show progress; at the end of each epoch, print its metrics and draw a grid of samples (of short epochs, a grid
+    every ten seconds)."""
     from tqdm import tqdm
 
     from .checkpoint import write_atomically
@@ -394,6 +399,7 @@ def _follow(trainer, steps, args, show: bool) -> None:
         dynamic_ncols=True,
         bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
     )
+    drawn = -math.inf
     with bar:
         for step in steps:
             bar.update(trainer.batch_size)
@@ -401,8 +407,10 @@ def _follow(trainer, steps, args, show: bool) -> None:
                 bar.set_description_str(f"epoch {step.epoch}/{trainer.config.epochs}", refresh=False)
                 bar.set_postfix_str(f"loss {step.loss.item():.4f}", refresh=False)
             if step.metrics and show:
-                samples = generate(trainer.ema, trainer.schedule, 64, steps=20, seed=0)
-                write_atomically(args.out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
+                if time.monotonic() - drawn > _SHEETS_APART or step.step == trainer.total_steps:
+                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, seed=0)
+                    write_atomically(args.out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
+                    drawn = time.monotonic()
                 bar.write(
                     f"epoch {step.epoch}: loss {step.metrics['loss']:.5f}, "
                     f"{step.metrics['images_per_second']:.0f} images/s",

@@ -32,6 +32,7 @@ from .noise import derive_seed
 from .recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
 from .schedule import add_noise
 from .unet import UNet
+from .weighting import LossByTime, min_snr
 
 __all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "recipe", "train"]
 
@@ -39,6 +40,7 @@ CHECKPOINT = "last.safetensors"
 METRICS = "metrics.jsonl"
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SAVE_EVERY = 900  # seconds: of an epoch that takes hours, no more is lost
+_SAVE_APART = 10  # seconds between the ends of two epochs that are saved: on a GPU one may take a second
 _AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
 _INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
 
@@ -49,7 +51,7 @@ class TrainStep:
 
     Attributes:
         step: number of steps done; epoch: number of the epoch it belongs to, from 1.
-        loss: the step's loss, a tensor on the device (reading it makes a GPU wait). lr: its learning rate.
+        loss: the step's loss without weights, a tensor on the device (reading it makes a GPU wait). lr: its learning rate.
         metrics: at the last step of an epoch, that epoch's line of the metrics file; else None.
     """
 
@@ -69,12 +71,22 @@ class Trainer:
         config: the run.
         images: uint8 `[N, C, H, W]`; moved to the device once.
         device, amp: see `choose_device` and `choose_amp`.
+        compile: have torch.compile turn the network into fewer, larger kernels: a minute or two at the start, which a
+            long run on a GPU wins back.
 
     Raises:
         UsageError: images that do not fit the network, or more processes than pictures in a batch.
     """
 
-    def __init__(self, config: TrainConfig, images: Tensor, *, device: str | None = None, amp: str = "auto"):
+    def __init__(
+        self,
+        config: TrainConfig,
+        images: Tensor,
+        *,
+        device: str | None = None,
+        amp: str = "auto",
+        compile: bool = False,
+    ):
         u = config.unet
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (u.in_channels, u.resolution, u.resolution):
             raise UsageError(
@@ -94,13 +106,21 @@ class Trainer:
             torch.manual_seed(derive_seed(config.seed, _INIT))
             self.model = UNet(config.unet).to(self.device).train()
             self.ema = UNet(config.unet).to(self.device).eval().requires_grad_(False)
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # the layout that its convolutions work in
+            self.model.to(memory_format=torch.channels_last)
+            self.ema.to(memory_format=torch.channels_last)
         self.ema.load_state_dict(self.model.state_dict())
         self.parallel = self.model
         if self.world > 1:
             # harmless, and said once a process: 1x1 convolutions leave gradients with strides of their own on a CPU
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self.parallel = nn.parallel.DistributedDataParallel(self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        if compile:
+            # one process on a GPU replays its kernels as one graph
+            mode = "reduce-overhead" if on_gpu and self.world == 1 else None
+            self.parallel = torch.compile(self.parallel, mode=mode)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=on_gpu)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.generator = torch.Generator(self.device)
         self.steps_done = 0
@@ -108,6 +128,7 @@ class Trainer:
         self.origin: dict | None = (
             None  # the weights that the run started from, where it did not start from random ones
         )
+        self.loss_by_time = LossByTime(self.schedule.T, device=self.device)
         self._loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
         self._seconds = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -150,10 +171,11 @@ class Trainer:
         xt = add_noise(x0, t, eps, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
+        self.optimizer.zero_grad(set_to_none=True)
         with self._dropout_seed(step), self._autocast():
             prediction = self.parallel(xt, t)
-        loss = (prediction.float() - eps).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        losses = (prediction.float() - eps).square().flatten(1).mean(1)
+        loss = losses.mean() if config.loss_weight == "plain" else (self.weight(t) * losses).mean()
         self.scaler.scale(loss).backward()
         if config.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -162,10 +184,7 @@ class Trainer:
         self.scaler.update()
         self._update_ema(step)
         self.steps_done = step + 1
-        loss = loss.detach()
-        if self.world > 1:
-            dist.all_reduce(loss)
-            loss /= self.world
+        loss = self._note_losses(t, losses.detach())
         self._loss_sum += loss
         self._seconds += time.perf_counter() - start
         at_end = self.steps_done % self.steps_per_epoch == 0
@@ -173,6 +192,20 @@ class Trainer:
             self._check_finite()
         metrics = self._close_epoch() if at_end else None
         return TrainStep(self.steps_done, step // self.steps_per_epoch + 1, loss, self.lr(step), metrics)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """How much a picture at each of these times counts in the loss, `[B]`."""
+        if self.config.loss_weight == "balanced":
+            return self.loss_by_time.weight(t)
+        return min_snr(t, self.schedule) if self.config.loss_weight == "min-snr" else torch.ones_like(t).float()
+
+    def _note_losses(self, t: Tensor, losses: Tensor) -> Tensor:
+        """Enter the losses of this process's pictures; returns the mean over all processes, without weights."""
+        added = self.loss_by_time.measured(t, losses)
+        if self.world > 1:
+            dist.all_reduce(added)
+        self.loss_by_time.add(added, self.batch_size)
+        return added[0].sum() / self.batch_size
 
     def _autocast(self):
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
@@ -256,7 +289,7 @@ class Trainer:
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        tensors["loss_sum"] = self._loss_sum
+        tensors |= {"loss_sum": self._loss_sum, "loss_by_time": self.loss_by_time.sums}
         description = {
             "kind": "training",
             "config": asdict(self.config),
@@ -279,7 +312,8 @@ class Trainer:
             the number of epochs may differ).
         """
         tensors, description = load_tensors(path, kind="training")
-        saved, mine = description["config"], json.loads(json.dumps(asdict(self.config)))
+        saved = {"loss_weight": "plain"} | description["config"]  # of a time when there was no other
+        mine = json.loads(json.dumps(asdict(self.config)))
         different = sorted(k for k in mine if k != "epochs" and mine[k] != saved.get(k))
         if different:
             raise CheckpointError(
@@ -293,14 +327,18 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.ema.load_state_dict(part("ema."))
+        parameters = list(self.model.parameters())
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in part("optimizer.").items():
             i, key = name.split(".")
-            state.setdefault(int(i), {})[key] = tensor
+            like = parameters[int(i)] if tensor.ndim else tensor  # in the memory layout of its parameter
+            state.setdefault(int(i), {})[key] = torch.empty_like(like, device=tensor.device).copy_(tensor)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.scaler.is_enabled() and description["scaler"]:
             self.scaler.load_state_dict(description["scaler"])
         self._loss_sum.copy_(tensors["loss_sum"])
+        if "loss_by_time" in tensors:
+            self.loss_by_time.sums.copy_(tensors["loss_by_time"])
         self._seconds = description["seconds"]
         self.steps_done = description["steps_done"]
         self.history = description["history"]
@@ -312,8 +350,8 @@ def train(
 ) -> Iterator[TrainStep]:
     """Run to the end of the last epoch, yielding after each step.
 
-    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, within a
-    long epoch every 15 minutes, and when `stop()` turns true (looked at after each step; after every 4th with several
+    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch (of short
+    ones not more than every 10 seconds), within a long epoch every 15 minutes, and when `stop()` turns true (looked at after each step; after every 4th with several
     processes, which agree on it), and the loop ends.
 
     Raises:
@@ -323,7 +361,9 @@ def train(
     while trainer.steps_done < trainer.total_steps:
         result = trainer.step()
         stopping = _agree(stop, trainer)
-        due = result.metrics or stopping or time.monotonic() - saved > _SAVE_EVERY
+        age = time.monotonic() - saved
+        at_end = result.metrics and (age > _SAVE_APART or trainer.steps_done == trainer.total_steps)
+        due = at_end or stopping or age > _SAVE_EVERY
         if out is not None and trainer.rank == 0 and due:
             trainer.save(Path(out) / CHECKPOINT)
             saved = time.monotonic()

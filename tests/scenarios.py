@@ -29,6 +29,7 @@ from ddim_core.recipes import RECIPES
 from ddim_core.train import CHECKPOINT, Trainer, train
 
 torch.set_num_threads(1)
+training._SAVE_APART = 0  # tiny epochs are saved each
 RECIPES["tiny"] = TINY_28
 
 
