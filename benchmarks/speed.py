@@ -4,8 +4,9 @@
 
 All networks have the shape of the recipe "mnist" and start from the same weights. Contestants take turns in rounds, and
 a ratio to the note's network is the median over rounds of the ratio within a round, so a machine that others load
-changes rates more than ratios (with one thread of a CPU, seconds are those of the process). "note" and "diffusers" have the original settings (dropout 0.1, 32 groups); "ours" has
-the recipe's (no dropout, 8 groups), and where it says "original settings" the same as they.
+changes rates more than ratios (with one thread of a CPU, seconds are the process's own). "note" and "diffusers" have
+the original settings (dropout 0.1, 32 groups); "ours" has the recipe's (no dropout, 8 groups), and where it says
+"original settings" the same as they.
 
 A training step of the note is its own loop: Adam, no clipping, the loss read back at each step; pictures come from
 memory, so its data loader costs nothing. diffusers' has pictures on the device and clipping; ours is
