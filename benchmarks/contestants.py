@@ -97,6 +97,8 @@ class Stage:
         def run(n: int) -> Tensor:
             with torch.inference_mode(), self.autocast(c):
                 for _ in range(n):
+                    if c.compiled:
+                        torch.compiler.cudagraph_mark_step_begin()  # the last output may be overwritten
                     out = model(xt, t)
             return out if isinstance(out, Tensor) else out.sample
 
