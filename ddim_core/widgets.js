@@ -34,7 +34,7 @@ function render({ model, el }) {
       input.ariaValueText = output.value = labels[model.get(key)];
     }
     const place = model.get("index") * columns + model.get("second_index");
-    picture.src = `data:image/png;base64,${model.get("frames")[place]}`;
+    picture.src = `data:image/webp;base64,${model.get("frames")[place]}`;
     picture.alt = model.get("alts")[place];
   }
 

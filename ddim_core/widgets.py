@@ -5,14 +5,13 @@ Where a kernel runs, `index` follows the slider, and the slider follows `index`.
 """
 
 import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import anywidget
 from PIL import Image
 from traitlets import Int, List, TraitError, Unicode, validate
-
-from .plots import png
 
 __all__ = ["PictureSlider", "slider", "two_sliders"]
 
@@ -33,13 +32,13 @@ class PictureSlider(anywidget.AnyWidget):
     labels = List(List(Unicode()), read_only=True).tag(sync=True)  # of each slider
     frames = List(Unicode(), read_only=True).tag(
         sync=True
-    )  # PNG in base64, a row for each position of the first slider
+    )  # WebP in base64, a row for each position of the first slider
     alts = List(Unicode(), read_only=True).tag(sync=True)  # in the same order
     width = Int(None, allow_none=True, read_only=True).tag(sync=True)
     index = Int().tag(sync=True)
     second_index = Int().tag(sync=True)
 
-    def __init__(self, *, index: int, second_index: int = 0, **fixed) -> None:
+    def __init__(self, *, index: int, second_index: int = 0, **fixed: object) -> None:
         for name, value in fixed.items():
             self.set_trait(name, value)
         super().__init__(index=index, second_index=second_index)
@@ -83,7 +82,7 @@ def slider(
     return PictureSlider(
         names=[name],
         labels=[list(labels)],
-        frames=[_base64(frame) for frame in frames],
+        frames=[_webp(frame) for frame in frames],
         alts=list(alts),
         width=width,
         index=start,
@@ -111,7 +110,7 @@ def two_sliders(
     return PictureSlider(
         names=list(names),
         labels=[list(some) for some in labels],
-        frames=[_base64(frame) for row in frames for frame in row],
+        frames=[_webp(frame) for row in frames for frame in row],
         alts=[alt for row in alts for alt in row],
         width=width,
         index=start[0],
@@ -119,8 +118,12 @@ def two_sliders(
     )
 
 
-def _base64(frame: Image.Image | bytes) -> str:
-    return base64.b64encode(frame if isinstance(frame, bytes) else png(frame)).decode()
+def _webp(frame: Image.Image | bytes) -> str:
+    """The picture in base64, each pixel as it was: a tenth to a half lighter than as a PNG."""
+    image = Image.open(io.BytesIO(frame)) if isinstance(frame, bytes) else frame
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", lossless=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _check(frames: Sequence, labels: Sequence, alts: Sequence, start: int) -> None:

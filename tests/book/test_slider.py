@@ -3,7 +3,6 @@ each other. The model here stands for the one that ipywidgets keeps beside a ker
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +10,7 @@ from bookpages import ROOT, announced_sliders
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from ddim_core.plots import png
+from ddim_core.widgets import slider
 
 PACKAGE = ROOT / "ddim_core"
 MODEL = """state => ({
@@ -48,7 +47,7 @@ def page(announcing: Browser) -> Iterator[Page]:
 def draw(page: Page, names: list[str], labels: list[list[str]], **state: object) -> None:
     """Two views of one model whose picture at place k is k + 1 pixels wide."""
     count = len(labels[0]) * (len(labels[1]) if len(labels) > 1 else 1)
-    frames = [base64.b64encode(png(Image.new("L", (k + 1, 3)))).decode() for k in range(count)]
+    frames = slider([Image.new("L", (k + 1, 3)) for k in range(count)], [""] * count, [""] * count, name="").frames
     fixed = {"names": names, "labels": labels, "frames": frames, "alts": [f"picture {k}" for k in range(count)]}
     code, style = ((PACKAGE / name).read_text(encoding="utf-8") for name in ("widgets.js", "widgets.css"))
     state = {"index": 0, "second_index": 0, "width": None, **fixed, **state}
