@@ -20,6 +20,7 @@ function render({ model, el }) {
     const output = Object.assign(document.createElement("output"), { ariaLive: "off" });
     output.htmlFor = id;
     output.style.minWidth = `${Math.max(...labels[k].map((text) => text.length))}ch`; // or the slider grows as it moves
+    input.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys for its own
     input.addEventListener("input", () => {
       model.set(key, Number(input.value));
       model.save_changes();

@@ -118,7 +118,7 @@ class Watched:
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
 
     def _ours(self, url: str) -> bool:
-        return url.startswith((self.base + "/", "data:", "blob:", "about:"))
+        return url.startswith((self.base + "/", "data:", "blob:", "about:", "chrome:"))
 
     def _gate(self, route: Route) -> None:
         if self._ours(route.request.url):
@@ -156,7 +156,7 @@ def watched(browser: Browser, base: str, **context_options: object) -> Iterator[
 SETTLED = """() => {
   const math = [...document.querySelectorAll('.bd-article .math')].every(m => m.querySelector('mjx-container'));
   const views = document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length;
-  const drawn = document.querySelectorAll('.widget-subarea > *').length;
+  const drawn = document.querySelectorAll('.ddim-slider img').length;
   return math && drawn >= views && [...document.images].every(i => i.complete || i.loading === 'lazy');
 }"""
 

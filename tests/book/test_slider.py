@@ -125,3 +125,4 @@ def test_focus_is_seen_and_a_finger_fits(page: Page) -> None:
     assert track.evaluate("t => t === document.activeElement")
     assert track.evaluate("t => getComputedStyle(t).outlineStyle + getComputedStyle(t).outlineWidth") == "solid3px"
     assert track.bounding_box()["height"] >= 44
+    assert track.get_attribute("data-lm-suppress-shortcuts"), "JupyterLab keeps the arrow keys"
