@@ -16,7 +16,7 @@ def derive_seed(*key: int) -> int:
     """One 63-bit seed out of several non-negative integers; different keys give unrelated seeds."""
     if any(k < 0 for k in key):
         raise ValueError(f"seeds must not be negative, got {key}")
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 def image_generators(seed: int, n: int, first: int = 0) -> list[torch.Generator]:

@@ -1,34 +1,60 @@
-"""Sliders over pictures that are already computed: they move in a built page, with no kernel behind it.
+"""Sliders over pictures that are already computed: they move in a notebook, and in a built page with no kernel behind it.
 
-A slider does not call Python. It is linked, in the browser, to a stack of pictures of which one shows.
+A slider carries its pictures and draws itself in the browser (`widgets.js`, `widgets.css`); moving it asks nothing of Python.
+Where a kernel runs, `index` follows the slider, and the slider follows `index`.
 """
 
 import base64
-import html
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
-import ipywidgets
+import anywidget
 from PIL import Image
+from traitlets import Int, List, TraitError, Unicode, validate
 
-from .plots import png
+__all__ = ["PictureSlider", "slider", "two_sliders"]
 
-__all__ = ["frame", "slider", "two_sliders"]
+HERE = Path(__file__).parent
 
 
-def frame(image: Image.Image | bytes, alt: str, *, width: int | None = None) -> ipywidgets.HTML:
-    """One picture as a widget.
+class PictureSlider(anywidget.AnyWidget):
+    """What `slider` and `two_sliders` return: one slider or two, and the picture that belongs to where they stand.
 
-    Args:
-        image: a PIL image or the bytes of a PNG. alt: what it shows, for readers who do not see it.
-        width: in CSS pixels, the picture's own if left out; narrower where the page is.
+    `box.index = 3` moves the first slider and `box.second_index = 1` the second, in every view of it; a TraitError says so
+    where there is no such position. Both can be observed, as any trait can. All else is fixed when the slider is made.
     """
-    data = image if isinstance(image, bytes) else png(image)
-    # nearest neighbour keeps pixels square where a picture is enlarged, and breaks letters where it is made narrower
-    style = f"width:{width}px;image-rendering:pixelated;" if width else ""
-    return ipywidgets.HTML(
-        f'<img class="frame" alt="{html.escape(alt, quote=True)}" style="{style}max-width:100%;height:auto" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-    )
+
+    _esm = (HERE / "widgets.js").read_text(encoding="utf-8")
+    _css = (HERE / "widgets.css").read_text(encoding="utf-8")
+
+    names = List(Unicode(), read_only=True).tag(sync=True)  # one or two
+    labels = List(List(Unicode()), read_only=True).tag(sync=True)  # of each slider
+    frames = List(Unicode(), read_only=True).tag(
+        sync=True
+    )  # WebP in base64, a row for each position of the first slider
+    alts = List(Unicode(), read_only=True).tag(sync=True)  # in the same order
+    width = Int(None, allow_none=True, read_only=True).tag(sync=True)
+    index = Int().tag(sync=True)
+    second_index = Int().tag(sync=True)
+
+    def __init__(self, *, index: int, second_index: int = 0, **fixed: object) -> None:
+        for name, value in fixed.items():
+            self.set_trait(name, value)
+        super().__init__(index=index, second_index=second_index)
+
+    @validate("index", "second_index")
+    def _is_a_position(self, proposal) -> int:
+        which = ("index", "second_index").index(proposal.trait.name)
+        count = len(self.labels[which]) if which < len(self.labels) else 1
+        if not 0 <= proposal.value < count:
+            raise TraitError(f"{proposal.trait.name} must lie in 0..{count - 1}, got {proposal.value}")
+        return proposal.value
+
+    def __repr__(self) -> str:
+        at = zip(self.names, self.labels, (self.index, self.second_index), strict=False)
+        stand = ", ".join(f"{name} at {labels[i]}" for name, labels, i in at)
+        return f"<{type(self).__name__}: {stand}; {len(self.frames)} pictures>"
 
 
 def slider(
@@ -39,21 +65,28 @@ def slider(
     name: str,
     start: int = 0,
     width: int | None = None,
-) -> ipywidgets.VBox:
+) -> PictureSlider:
     """A slider with a picture for each of its positions.
 
     Args:
-        frames: the pictures; labels: what the slider reads at each; alts: what each picture shows. All of one length.
+        frames: the pictures, PIL images or the bytes of PNGs; labels: what the slider reads at each; alts: what each
+            picture shows, for readers who do not see it. All of one length.
         name: written before the slider (plain text: mathematics is not typeset there).
-        start: position shown first. width: of the pictures, in CSS pixels.
+        start: position shown first; later `index`. width: of the pictures, in CSS pixels, their own if left out; narrower
+            where the page is.
 
     Raises:
         ValueError: lengths that differ, fewer than two pictures, a start outside them.
     """
-    stack = _stack([frame(f, a, width=width) for f, a in _matched(frames, labels, alts)], start)
-    control = _control(labels, name, start)
-    link = ipywidgets.jslink((control, "index"), (stack, "selected_index"))
-    return _box([control], stack, [link])
+    _check(frames, labels, alts, start)
+    return PictureSlider(
+        names=[name],
+        labels=[list(labels)],
+        frames=[_webp(frame) for frame in frames],
+        alts=list(alts),
+        width=width,
+        index=start,
+    )
 
 
 def two_sliders(
@@ -64,50 +97,43 @@ def two_sliders(
     names: tuple[str, str],
     start: tuple[int, int] = (0, 0),
     width: int | None = None,
-) -> ipywidgets.VBox:
+) -> PictureSlider:
     """Two sliders over a table of pictures: `frames[i][j]` shows where the first is at i and the second at j.
 
-    Arguments as in `slider`, for both. Raises ValueError as there.
+    Arguments as in `slider`, for both; later they stand at `index` and `second_index`. Raises ValueError as there.
     """
     if len(frames) != len(labels[0]) or len(alts) != len(frames):
         raise ValueError(f"{len(frames)} rows of pictures for {len(labels[0])} labels and {len(alts)} rows of alts")
-    inner = [
-        _stack([frame(f, a, width=width) for f, a in _matched(row, labels[1], row_alts)], start[1])
-        for row, row_alts in zip(frames, alts, strict=True)
-    ]
-    outer = _stack(inner, start[0])
-    first, second = _control(labels[0], names[0], start[0]), _control(labels[1], names[1], start[1])
-    links = [ipywidgets.jslink((first, "index"), (outer, "selected_index"))]
-    links += [ipywidgets.jsdlink((second, "index"), (stack, "selected_index")) for stack in inner]
-    return _box([first, second], outer, links)
+    _check_start(start[0], len(frames))
+    for row, row_alts in zip(frames, alts, strict=True):
+        _check(row, labels[1], row_alts, start[1])
+    return PictureSlider(
+        names=list(names),
+        labels=[list(some) for some in labels],
+        frames=[_webp(frame) for row in frames for frame in row],
+        alts=[alt for row in alts for alt in row],
+        width=width,
+        index=start[0],
+        second_index=start[1],
+    )
 
 
-def _matched(frames, labels, alts):
+def _webp(frame: Image.Image | bytes) -> str:
+    """The picture in base64, each pixel as it was: a tenth to a half lighter than as a PNG."""
+    image = Image.open(io.BytesIO(frame)) if isinstance(frame, bytes) else frame
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", lossless=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _check(frames: Sequence, labels: Sequence, alts: Sequence, start: int) -> None:
     if not len(frames) == len(labels) == len(alts) or len(frames) < 2:
         raise ValueError(
             f"a slider needs two pictures or more, each with a label and an alt: got {len(frames)}, {len(labels)}, {len(alts)}"
         )
-    return zip(frames, alts, strict=True)
+    _check_start(start, len(frames))
 
 
-def _stack(children: list[ipywidgets.Widget], start: int) -> ipywidgets.Stack:
-    if not 0 <= start < len(children):
-        raise ValueError(f"start must lie in 0..{len(children) - 1}, got {start}")
-    return ipywidgets.Stack(children, selected_index=start)
-
-
-def _control(labels: Sequence[str], name: str, start: int) -> ipywidgets.SelectionSlider:
-    return ipywidgets.SelectionSlider(
-        options=[(label, i) for i, label in enumerate(labels)],
-        value=start,
-        description=name,
-        continuous_update=True,
-        style={"description_width": "initial"},
-        layout=ipywidgets.Layout(width="100%", max_width="560px"),
-    )
-
-
-def _box(controls: list[ipywidgets.Widget], picture: ipywidgets.Widget, links: list) -> ipywidgets.VBox:
-    box = ipywidgets.VBox([*controls, picture])
-    box.links = links  # a link dies with its last reference
-    return box
+def _check_start(start: int, count: int) -> None:
+    if not 0 <= start < count:
+        raise ValueError(f"start must lie in 0..{count - 1}, got {start}")

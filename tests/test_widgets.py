@@ -1,80 +1,152 @@
-"""Sliders that need no kernel: the links between the widgets are what moves the picture."""
+"""What a slider carries, how Python moves it, and what it refuses. tests/book/test_slider.py moves it in a browser."""
 
 import base64
-import html
 import io
-import re
 
-import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
+from traitlets import TraitError
 
 from ddim_core.plots import png
-from ddim_core.widgets import frame, slider, two_sliders
+from ddim_core.widgets import PictureSlider, slider, two_sliders
 
 
 def picture(value):
     return Image.new("L", (4, 3), value)
 
 
-def value_of(widget):
-    """The grey of the picture that an HTML widget shows."""
-    data = re.search(r'src="data:image/png;base64,([^"]+)"', widget.value)[1]
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+def grey_of(frame):
+    """The grey of a picture that a slider carries."""
+    image = Image.open(io.BytesIO(base64.b64decode(frame, validate=True)))
+    assert image.format == "WEBP"
+    pixels = np.asarray(image.convert("L"))
     assert pixels.shape == (3, 4)
     assert len(set(pixels.flat)) == 1
     return int(pixels[0, 0])
 
 
-def assert_linked(link, source, target, both):
-    assert link.source == (source, "index")
-    assert link.target == (target, "selected_index")
-    assert type(link).__name__ == ("Link" if both else "DirectionalLink")
+def five(**options):
+    return slider([picture(i) for i in range(5)], list("abcde"), [f"alt {i}" for i in range(5)], name="step", **options)
 
 
-def test_a_frame_is_the_picture():
-    widget = frame(picture(7), "a grey")
-    assert isinstance(widget, ipywidgets.HTML)
-    assert value_of(widget) == 7
-    assert widget.value == frame(png(picture(7)), "a grey").value, "from bytes as well"
-    assert "width:90px" in frame(picture(7), "a", width=90).value
-    assert "max-width:100%" in widget.value
-
-
-def test_an_alt_text_may_hold_anything():
-    alt = "x < 1 & \"quotes\" 'too' > é"
-    found = re.search(r'alt="([^"]*)"', frame(picture(0), alt).value)[1]
-    assert html.unescape(found) == alt
-
-
-def test_a_slider_is_linked_to_its_pictures():
-    box = slider([picture(i) for i in range(5)], list("abcde"), [f"alt {i}" for i in range(5)], name="step", start=3)
-    control, stack = box.children
-    assert isinstance(control, ipywidgets.SelectionSlider)
-    assert isinstance(stack, ipywidgets.Stack)
-    assert [value_of(child) for child in stack.children] == list(range(5))
-    assert [f"alt {i}" in child.value for i, child in enumerate(stack.children)] == [True] * 5
-    assert control.description == "step"
-    assert [label for label, _ in control.options] == list("abcde")
-    assert control.index == stack.selected_index == 3
-    (link,) = box.links
-    assert_linked(link, control, stack, both=True)
-
-
-def test_two_sliders_are_linked_to_a_table_of_pictures():
+def table(**options):
     frames = [[picture(10 * i + j) for j in range(3)] for i in range(2)]
     alts = [[f"{i} {j}" for j in range(3)] for i in range(2)]
-    box = two_sliders(frames, (["x", "y"], ["a", "b", "c"]), alts, names=("first", "second"), start=(1, 2))
-    first, second, outer = box.children
-    assert [first.description, second.description] == ["first", "second"]
-    assert (first.index, second.index, outer.selected_index) == (1, 2, 1)
-    assert [[value_of(w) for w in inner.children] for inner in outer.children] == [[0, 1, 2], [10, 11, 12]]
-    assert [inner.selected_index for inner in outer.children] == [2, 2]
-    assert_linked(box.links[0], first, outer, both=True)
-    assert len(box.links) == 3
-    for link, inner in zip(box.links[1:], outer.children, strict=True):
-        assert_linked(link, second, inner, both=False)
+    return two_sliders(frames, (["x", "y"], ["a", "b", "c"]), alts, names=("first", "second"), **options)
+
+
+def test_a_slider_carries_its_pictures():
+    box = five(start=3)
+    state = box.get_state()
+    assert state["names"] == ["step"]
+    assert state["labels"] == [list("abcde")]
+    assert [grey_of(frame) for frame in state["frames"]] == list(range(5))
+    assert state["alts"] == [f"alt {i}" for i in range(5)]
+    assert (state["index"], state["second_index"], state["width"]) == (3, 0, None)
+    assert five(width=90).get_state()["width"] == 90
+    assert five().index == 0
+
+
+def test_two_sliders_carry_a_table_row_by_row():
+    state = table(start=(1, 2)).get_state()
+    assert state["names"] == ["first", "second"]
+    assert state["labels"] == [["x", "y"], ["a", "b", "c"]]
+    assert [grey_of(frame) for frame in state["frames"]] == [0, 1, 2, 10, 11, 12]
+    assert state["alts"] == ["0 0", "0 1", "0 2", "1 0", "1 1", "1 2"]
+    assert (state["index"], state["second_index"]) == (1, 2)
+    assert table(width=90).get_state()["width"] == 90
+
+
+def test_a_picture_may_be_the_bytes_of_a_png():
+    images = [picture(i) for i in range(3)]
+    ways = [slider(some, list("abc"), list("123"), name="x").frames for some in (images, [png(i) for i in images])]
+    assert ways[0] == ways[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_no_pixel_changes(mode):
+    noisy = Image.merge("RGB", [Image.effect_noise((40, 30), 90) for _ in range(3)]).quantize(48).convert(mode)
+    for carried in slider([noisy, png(noisy)], list("ab"), list("12"), name="x").frames:
+        image = Image.open(io.BytesIO(base64.b64decode(carried)))
+        assert np.array_equal(np.asarray(image.convert("RGBA")), np.asarray(noisy.convert("RGBA")))
+
+
+def test_labels_may_repeat():
+    assert slider([picture(0)] * 3, ["same"] * 3, list("123"), name="x", start=1).index == 1
+
+
+def test_python_moves_it_and_the_browser_hears(monkeypatch):
+    sent = []
+    monkeypatch.setattr(PictureSlider, "_send", lambda self, message, buffers=None: sent.append(message))
+    box = table()
+    sent.clear()
+    box.index, box.second_index = 1, 2
+    assert [message["state"] for message in sent if message["method"] == "update"] == [
+        {"index": 1},
+        {"second_index": 2},
+    ]
+
+
+def test_the_browser_moves_it_and_python_hears():
+    box, heard = table(), []
+    box.observe(lambda change: heard.append((change.name, change.new)), ["index", "second_index"])
+    box.set_state({"index": 1})  # what a message from the browser calls
+    box.set_state({"second_index": 2})
+    assert heard == [("index", 1), ("second_index", 2)]
+    assert (box.index, box.second_index) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("index", 2, r"index must lie in 0\.\.1, got 2"),
+        ("index", -1, r"index must lie in 0\.\.1, got -1"),
+        ("index", "y", "expected an int"),
+        ("index", 0.5, "expected an int"),
+        ("index", None, "expected an int"),
+        ("second_index", 3, r"second_index must lie in 0\.\.2, got 3"),
+        ("second_index", -1, r"second_index must lie in 0\.\.2, got -1"),
+    ],
+)
+@pytest.mark.parametrize("where", ["python", "browser"])
+def test_there_is_no_such_position(where, name, value, says):
+    box = table(start=(1, 1))
+    with pytest.raises(TraitError, match=says):
+        setattr(box, name, value) if where == "python" else box.set_state({name: value})
+    assert (box.index, box.second_index) == (1, 1), "it stays where it was"
+
+
+def test_one_slider_has_no_second():
+    box = five()
+    with pytest.raises(TraitError, match="second_index"):
+        box.second_index = 1
+    assert box.second_index == 0
+
+
+@pytest.mark.parametrize("name", ["names", "labels", "frames", "alts", "width"])
+def test_all_but_the_position_is_fixed(name):
+    box = five()
+    with pytest.raises(TraitError, match="read-only"):
+        setattr(box, name, getattr(box, name))
+
+
+def test_in_a_terminal_it_is_one_line():
+    noisy = Image.effect_noise((200, 200), 60)
+    box = slider([noisy] * 3, ["10", "20", "30"], ["", "", ""], name="steps S", start=1)
+    assert len(box.frames[0]) > 10_000
+    assert repr(box) == "<PictureSlider: steps S at 20; 3 pictures>"
+    assert repr(table(start=(1, 2))) == "<PictureSlider: first at y, second at c; 6 pictures>"
+    data = box._repr_mimebundle_()[0]
+    assert data["text/plain"] == repr(box)
+    assert len(str(data)) < 400
+
+
+def test_the_state_holds_each_picture_once_and_no_layout_of_its_own():
+    box = five()
+    state = str(box.get_state())
+    assert [state.count(frame) for frame in box.frames] == [1] * 5
+    assert not {key: value for key, value in box.layout.get_state().items() if key[0] != "_" and value is not None}
 
 
 THREE = [picture(i) for i in range(3)]
@@ -105,13 +177,9 @@ def test_a_slider_that_cannot_be(frames, labels, alts, start):
         (2, (["x", "y"], ["a", "b", "c"]), 1, (0, 0)),
         (2, (["x", "y"], ["a", "b", "c"]), 2, (2, 0)),
         (2, (["x", "y"], ["a", "b", "c"]), 2, (0, 3)),
+        (0, ([], ["a", "b", "c"]), 0, (0, 0)),
     ],
 )
 def test_two_sliders_that_cannot_be(rows, labels, alts, start):
     with pytest.raises(ValueError, match=r"rows of pictures|a slider needs|start must lie in"):
         two_sliders([THREE] * rows, labels, [["1", "2", "3"]] * alts, names=("a", "b"), start=start)
-
-
-def test_labels_may_repeat():
-    box = slider(THREE, ["same", "same", "same"], ["1", "2", "3"], name="x", start=1)
-    assert box.children[0].index == 1

@@ -57,7 +57,7 @@ def fetch(*, install_npm: bool, say: Callable[[str], None]) -> bool:
             return False
     say("fetching the pages' JavaScript with npm (once)")
     done = subprocess.run(
-        [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from address import address
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 TESTS = ROOT / "tests" / "test_equations.py"
@@ -107,7 +109,7 @@ def table(held: dict[str, list], found: list[Equation]) -> str:
         "",
         "Every displayed equation of this book is held by a test: numbers are put in, and both sides compared, wherever it can be",
         "done by a road that does not use the code of `ddim_core`. The tests are the functions of",
-        "[`tests/test_equations.py`](https://github.com/ddim-book/ddim-book/blob/main/tests/test_equations.py); one of them fails when",
+        f"[`tests/test_equations.py`]({address()}/blob/main/tests/test_equations.py); one of them fails when",
         "an equation has no test. *Code* names what in `ddim_core` is the equation, where something is.",
         "",
         "<!-- Written by book/_ext/equations.py: change that, or the tests, and run it again. -->",

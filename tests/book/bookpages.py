@@ -29,6 +29,7 @@ CHROMIUM_ARGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+ANNOUNCING = "--force-renderer-accessibility"  # keep, for each page, the tree that screen readers read: slower
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
@@ -117,7 +118,7 @@ class Watched:
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
 
     def _ours(self, url: str) -> bool:
-        return url.startswith((self.base + "/", "data:", "blob:", "about:"))
+        return url.startswith((self.base + "/", "data:", "blob:", "about:", "chrome:"))
 
     def _gate(self, route: Route) -> None:
         if self._ours(route.request.url):
@@ -155,7 +156,7 @@ def watched(browser: Browser, base: str, **context_options: object) -> Iterator[
 SETTLED = """() => {
   const math = [...document.querySelectorAll('.bd-article .math')].every(m => m.querySelector('mjx-container'));
   const views = document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length;
-  const drawn = document.querySelectorAll('.widget-subarea > *').length;
+  const drawn = document.querySelectorAll('.ddim-slider img').length;
   return math && drawn >= views && [...document.images].every(i => i.complete || i.loading === 'lazy');
 }"""
 
@@ -168,3 +169,24 @@ def settle(page: Page, timeout: float = 60_000) -> None:
         if type(error).__name__ != "TimeoutError":
             raise
     page.wait_for_timeout(200)
+
+
+def announced_sliders(page: Page) -> list[tuple[str, str]]:
+    """The sliders of a page as a screen reader is told of them, in order: what each is called, and where it stands.
+
+    Chromium's own page on accessibility shows the tree that it gives to screen readers; the one of its debugging protocol
+    leaves aria-valuetext out. The browser must have been started with `ANNOUNCING`.
+    """
+    inspector = page.context.new_page()
+    try:
+        inspector.goto("chrome://accessibility")
+        inspector.locator("#apiType").select_option("blink")
+        inspector.get_by_label(f"Show accessibility tree for {page.title()}", exact=True).click()
+        tree = inspector.locator("pre", has_text="rootWebArea").first.inner_text()
+    finally:
+        inspector.close()
+    sliders = [line for line in tree.splitlines() if re.match(r"\+*id#=\d+ slider ", line)]
+    return [
+        tuple((re.search(rf" {key}='(.*?)' \w+=", line) or [None, ""])[1] for key in ("name", "ariaValueText"))
+        for line in sliders
+    ]

@@ -1,4 +1,4 @@
-"""One browser and one server for all the tests of the built book. Without either the tests fail: nothing is skipped."""
+"""One browser (and one that announces) and one server for all the tests of the built book. Without either the tests fail: nothing is skipped."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def site(book: Path) -> Iterator[str]:
 def browser() -> Iterator[Browser]:
     with bookpages.chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def announcing(browser: Browser) -> Iterator[Browser]:
+    """A second browser, that keeps the tree that screen readers read."""
+    running = browser.browser_type.launch(
+        executable_path=bookpages.chromium_path(), args=[*bookpages.CHROMIUM_ARGS, bookpages.ANNOUNCING]
+    )
+    yield running
+    running.close()

@@ -6,7 +6,9 @@ Every page of the table of contents is opened; nothing here looks inside the pac
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +17,11 @@ from urllib.parse import urlsplit
 import bookpages
 import pytest
 import yaml
-from bookpages import DESKTOP, PHONE, Watched, watched
+from bookpages import DESKTOP, PHONE, Watched, announced_sliders, watched
 from playwright.sync_api import Browser, Locator, Page
 
 PAGES = bookpages.pages()
-# pages that teach with a slider, and how many they have at least: a slider that silently is not drawn must not pass
+# pages that teach with sliders, and how many they have at least: one that silently is not drawn must not pass
 SLIDERS = {
     "book/noising": 1,
     "book/denoising": 1,
@@ -38,7 +40,7 @@ SMALLEST_TARGET = 24  # CSS pixels: WCAG 2.2, 2.5.8
 # errors that come with the theme or the widget manager and change nothing for the reader; any other fails
 KNOWN_ERRORS: tuple[str, ...] = ()
 
-SLIDER = ".jupyter-widgets [role=slider], .bd-article input[type=range]"
+SLIDER = ".bd-article input[type=range]"
 
 
 # A page is opened once for all that is asked of it: pytest groups the tests by the pages of these fixtures.
@@ -93,23 +95,23 @@ def too_wide(page: Page) -> list[str]:
     )
 
 
+def models_of(html: Path) -> list[dict]:
+    """The state of each slider widget of a built page, in the order in which they stand there."""
+    text = html.read_text(encoding="utf-8")
+    states = {}
+    for found in re.findall(
+        r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', text, re.DOTALL
+    ):
+        states |= json.loads(found)["state"]
+    views = re.findall(r'<script type="application/vnd.jupyter.widget-view\+json">(.*?)</script>', text, re.DOTALL)
+    return [states[json.loads(view)["model_id"]]["state"] for view in views]
+
+
 def picture_beside(slider: Locator) -> Callable[[], str]:
-    """A function that tells what is to be seen in the pictures that share the nearest common box with `slider`."""
-    box = slider.evaluate_handle(
-        """s => { for (let p = s.parentElement; p && !p.matches('.cell_output, article'); p = p.parentElement)
-                   if (p.querySelector('img, canvas, svg.picture')) return p;
-                 return s.closest('.cell_output') ?? s.parentElement; }"""
-    )
-
-    def look() -> str:
-        return box.evaluate(
-            """b => [...b.querySelectorAll('img, canvas, svg.picture')]
-                   .filter(e => e.checkVisibility({visibilityProperty: true}) && e.getBoundingClientRect().width > 8)
-                   .map(e => e.tagName === 'IMG' ? e.currentSrc : e.tagName === 'CANVAS' ? e.toDataURL() : e.outerHTML)
-                   .join('|')"""
-        )
-
-    return look
+    """A function that tells what is to be seen in the picture that shares a widget with `slider`."""
+    picture = slider.locator("xpath=ancestor::*[contains(@class, 'ddim-slider')]").locator("img")
+    assert picture.is_visible()
+    return lambda: picture.evaluate("p => p.currentSrc")
 
 
 def wait_for_change(page: Page, look: Callable[[], str], before: str) -> bool:
@@ -120,55 +122,42 @@ def wait_for_change(page: Page, look: Callable[[], str], before: str) -> bool:
     return False
 
 
-def track_of(slider: Locator) -> dict[str, float]:
-    """The box along which the slider's handle runs."""
-    if slider.evaluate("s => s.tagName") == "INPUT":
-        box = slider.bounding_box()
-    else:
-        box = slider.locator("xpath=ancestor::*[contains(@class, 'noUi-target')]").bounding_box()
-    assert box
-    return box
-
-
-def drag(page: Page, slider: Locator, share: float) -> None:
-    """Drag the slider's handle to `share` of its track with the mouse."""
-    slider.scroll_into_view_if_needed()
-    track = track_of(slider)
-    if slider.evaluate("s => s.tagName") == "INPUT":
-        low, high, value = (float(slider.evaluate(f"s => s.{key}")) for key in ("min", "max", "value"))
-        start = track["x"] + 8 + (track["width"] - 16) * (value - low) / (high - low)
-    else:
-        handle = slider.bounding_box()
-        assert handle
-        start = handle["x"] + handle["width"] / 2
-    middle = track["y"] + track["height"] / 2
-    page.mouse.move(start, middle)
-    page.mouse.down()
-    page.mouse.move(track["x"] + track["width"] * share, middle, steps=8)
-    page.mouse.up()
-
-
 def press(slider: Locator, key: str) -> None:
     slider.focus()
     slider.press(key)
 
 
 def at_end(slider: Locator) -> bool:
-    return bool(
-        slider.evaluate(
-            """s => s.tagName === 'INPUT' ? +s.value >= +s.max
-                  : +s.getAttribute('aria-valuenow') >= +s.getAttribute('aria-valuemax')"""
-        )
-    )
+    return bool(slider.evaluate("s => +s.value >= +s.max"))
 
 
-def move_every_slider(page: Page) -> int:
-    """Move each slider of the page with the keyboard and with the mouse, and see that the picture beside it changes."""
+def drag(page: Page, slider: Locator, share: float) -> None:
+    """Drag the slider's handle to `share` of its track with the mouse."""
+    slider.scroll_into_view_if_needed()
+    track = slider.bounding_box()
+    assert track
+    at = slider.evaluate("s => s.value / s.max")
+    middle = track["y"] + track["height"] / 2
+    page.mouse.move(track["x"] + 8 + (track["width"] - 16) * at, middle)
+    page.mouse.down()
+    page.mouse.move(track["x"] + track["width"] * share, middle, steps=8)
+    page.mouse.up()
+
+
+def tap(page: Page, slider: Locator, share: float) -> None:
+    """Touch the slider at `share` of its track."""
+    slider.scroll_into_view_if_needed()
+    track = slider.bounding_box()
+    assert track
+    page.touchscreen.tap(track["x"] + track["width"] * share, track["y"] + track["height"] / 2)
+
+
+def move_every_slider(page: Page, point: Callable[[Page, Locator, float], None] = drag) -> int:
+    """Move each slider of the page with the keyboard and by pointing, and see that the picture beside it changes."""
     sliders = [slider for slider in page.locator(SLIDER).all() if slider.is_visible()]
     for number, slider in enumerate(sliders, 1):
         look = picture_beside(slider)
         first = look()
-        assert first, f"slider {number} stands beside no picture"
         back = at_end(slider)
         press(slider, "ArrowLeft" if back else "ArrowRight")
         assert wait_for_change(page, look, first), f"slider {number}: an arrow key leaves the picture as it was"
@@ -176,8 +165,8 @@ def move_every_slider(page: Page) -> int:
         press(slider, "ArrowRight" if back else "ArrowLeft")
         assert wait_for_change(page, look, now), f"slider {number}: the arrow key back leaves the picture as it was"
         before = look()
-        drag(page, slider, 0.02 if at_end(slider) else 0.98)
-        assert wait_for_change(page, look, before), f"slider {number}: dragging it leaves the picture as it was"
+        point(page, slider, 0.02 if at_end(slider) else 0.98)
+        assert wait_for_change(page, look, before), f"slider {number}: {point.__name__} leaves the picture as it was"
         broken = page.evaluate(
             "[...document.images].filter(i => i.checkVisibility() && !i.naturalWidth).map(i => i.alt)"
         )
@@ -196,7 +185,7 @@ def test_page_is_whole_without_network(book: Path, desktop: Watched) -> None:
         assert page.evaluate(fonts), "equations have no letters"
     assert not unrendered_math(page)
     views = page.locator('script[type="application/vnd.jupyter.widget-view+json"]').count()
-    assert page.locator(".widget-subarea > .jupyter-widgets, .widget-subarea > *").count() >= views, "widgets not drawn"
+    assert page.locator(".ddim-slider img").count() == views, "sliders not drawn"
     assert not page.locator("text=/Error (displaying|creating) widget|Failed to load model/").count()
     assert_quiet(desktop)
 
@@ -227,16 +216,62 @@ def test_every_figure_of_a_chapter_is_drawn(name: str, book: Path) -> None:
     assert not named - drawn
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_frame_of_a_slider_says_what_it_shows(name: str, book: Path) -> None:
+@pytest.mark.parametrize("name", SLIDERS)
+def test_every_frame_of_a_slider_is_there_once_and_says_what_it_shows(name: str, book: Path) -> None:
     """Frames that do not show yet are not in the page, but in the widgets' state."""
+    models = models_of(book / f"{name}.html")
     html = (book / f"{name}.html").read_text(encoding="utf-8")
-    for state in re.findall(
-        r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', html, re.DOTALL
-    ):
-        for model in json.loads(state)["state"].values():
-            for tag in re.findall(r"<img\b[^>]*>", str(model["state"].get("value", ""))):
-                assert re.search(r'\balt="[^"]+"', tag), tag[:120]
+    assert sum(len(model["names"]) for model in models) >= SLIDERS[name]
+    for model in models:
+        assert len(model["frames"]) == len(model["alts"]) == math.prod(len(labels) for labels in model["labels"])
+        assert all(text.strip() for text in [*model["alts"], *model["names"], *itertools.chain(*model["labels"])])
+    every = [frame for model in models for frame in model["frames"]]
+    assert all(html.count(frame) == every.count(frame) for frame in every)
+
+
+def test_every_position_shows_its_own_picture(book: Path, desktop: Watched) -> None:
+    """By keyboard, through each slider, and through the whole table where there are two: the picture, what it is said to show,
+    and what the slider reads."""
+    page = desktop.page
+    models = models_of(book / f"{desktop.name}.html")
+    boxes = page.locator(".ddim-slider").all()
+    assert len(boxes) == len(models)
+    for box, model in zip(boxes, models, strict=True):
+        sliders = box.locator("input").all()
+        assert box.locator("label").all_inner_texts() == model["names"]
+        positions = [range(len(labels)) for labels in model["labels"]]
+        for place, at in enumerate(itertools.product(*positions)):
+            for slider, i in zip(sliders, at, strict=True):
+                if i == 0:
+                    slider.press("Home")
+                while int(slider.input_value()) < i:
+                    slider.press("ArrowRight")
+            labels = [labels[i] for labels, i in zip(model["labels"], at, strict=True)]
+            shown = box.evaluate(
+                """b => [b.querySelector('img').src, b.querySelector('img').alt,
+                         ...[...b.querySelectorAll('input')].map(s => s.ariaValueText)]"""
+            )
+            assert shown[0].endswith("," + model["frames"][place])
+            assert shown[1:] == [model["alts"][place], *labels]
+            assert box.locator("output").all_inner_texts() == labels
+
+
+@pytest.mark.parametrize("name", SLIDERS)
+def test_sliders_announce_what_they_are_and_where_they_stand(
+    name: str, book: Path, site: str, announcing: Browser
+) -> None:
+    sliders = [
+        (called, labels, model[key])
+        for model in models_of(book / f"{name}.html")
+        for called, labels, key in zip(model["names"], model["labels"], ("index", "second_index"), strict=False)
+    ]
+    with watched(announcing, site) as tab:
+        page = tab.open(name)
+        assert announced_sliders(page) == [(called, labels[start]) for called, labels, start in sliders]
+        for key, place in (("Home", 0), ("End", -1)):
+            for slider in page.locator(SLIDER).all():
+                slider.press(key)
+            assert announced_sliders(page) == [(called, labels[place]) for called, labels, _ in sliders]
 
 
 def test_sliders_move_the_picture(desktop: Watched) -> None:
@@ -248,27 +283,15 @@ def test_sliders_move_the_picture(desktop: Watched) -> None:
     assert_quiet(desktop)
 
 
-def test_play_buttons_play(desktop: Watched) -> None:
-    page = desktop.page
-    for play in page.locator(".widget-play").all():
-        button = play.locator("button").first
-        look = picture_beside(button)
-        before = look()
-        button.click()
-        assert wait_for_change(page, look, before), "Play does not move the picture"
-
-
 def test_page_can_be_read_on_a_phone(phone: Watched) -> None:
     page = phone.page
     assert not too_wide(page)
     small = page.evaluate(
-        f"""() => [...document.querySelectorAll('.jupyter-widgets [role=slider], .widget-play button')]
-              .map(e => e.getBoundingClientRect())
-              .filter(r => r.width && Math.min(r.width, r.height) < {SMALLEST_TARGET})
-              .map(r => `${{r.width}} x ${{r.height}}`)"""
+        f"""() => [...document.querySelectorAll('{SLIDER}')].map(e => e.getBoundingClientRect())
+              .filter(r => r.width < 100 || r.height < {SMALLEST_TARGET}).map(r => `${{r.width}} x ${{r.height}}`)"""
     )
     assert not small, f"too small for a finger: {small}"
-    assert move_every_slider(page) >= SLIDERS.get(phone.name, 0)
+    assert move_every_slider(page, tap) >= SLIDERS.get(phone.name, 0)
     assert not too_wide(page)
 
 
