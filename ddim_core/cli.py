@@ -231,7 +231,7 @@ def _sample(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from .checkpoint import write_atomically
+    from .files import write_atomically
     from .plots import png, tile
 
     kind = args.out.suffix.lower()
@@ -252,8 +252,8 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from . import metrics
-    from .checkpoint import write_atomically
     from .data import load_dataset
+    from .files import write_atomically
     from .weights import describe
 
     classifier = metrics.load_classifier()
@@ -285,8 +285,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from . import kanji, kuzushiji
-    from .data import ATTRIBUTION, CACHE, load_dataset
+    from .data import ATTRIBUTION, CACHE, kanji, kuzushiji, load_dataset
 
     name, folder = args.dataset, args.data
     count = kuzushiji.COUNT if args.count is None else args.count
@@ -311,7 +310,7 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _draw_brush_kanji(folder: Path, fonts: Path | None) -> None:
-    from .kanji import render_brush
+    from .data.kanji import render_brush
 
     def report(font: str, kept: int, listed: int) -> None:
         print(f"{font}: {kept} of {listed} kanji", flush=True)
@@ -323,9 +322,9 @@ def _draw_brush_kanji(folder: Path, fonts: Path | None) -> None:
 def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
     from tqdm import tqdm
 
-    from .checkpoint import sha256_file
+    from .data.kuzushiji import REPORTED_SHA256, fetch, unpack
     from .errors import DataError
-    from .kuzushiji import REPORTED_SHA256, fetch, unpack
+    from .files import sha256_file
 
     archive = given or folder / "kkanji.tar"
     if given is None and not archive.exists():
@@ -348,9 +347,9 @@ def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from .checkpoint import sha256_file
-    from .hub import fetch_hub, is_hub
-    from .public import fetch, source
+    from .files import sha256_file
+    from .weights.download import fetch_hub, is_hub
+    from .weights.formats import fetch, source
 
     if is_hub(args.name):
         path = fetch_hub(args.name)
@@ -385,7 +384,7 @@ def _follow(trainer, steps, args, show: bool) -> None:
     every ten seconds)."""
     from tqdm import tqdm
 
-    from .checkpoint import write_atomically
+    from .files import write_atomically
     from .plots import png, tile
     from .sample import generate
 
@@ -423,7 +422,7 @@ def _write_run(out: Path, trainer, command: str) -> None:
     """Beside the checkpoint: the resolved configuration, and one line for every start of the run."""
     import torch
 
-    from .checkpoint import write_atomically
+    from .files import write_atomically
 
     for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
         stale.unlink()

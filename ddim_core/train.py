@@ -25,12 +25,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .checkpoint import load_tensors, save_tensors, write_atomically
 from .data import fingerprint, to_model
 from .errors import CheckpointError, NonFiniteError, UsageError
-from .noise import derive_seed
+from .files import load_tensors, save_tensors, write_atomically
 from .recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
 from .schedule import add_noise
+from .seeds import derive_seed
 from .unet import UNet
 from .weighting import LossByTime, min_snr
 

@@ -22,9 +22,9 @@ import torch
 from helpers import TINY, TINY_28, TINY_RUN, tiny_images
 
 from ddim_core import train as training
-from ddim_core.checkpoint import load_tensors
 from ddim_core.cli import main
 from ddim_core.errors import DDIMError
+from ddim_core.files import load_tensors
 from ddim_core.recipes import RECIPES
 from ddim_core.train import CHECKPOINT, Trainer, train
 

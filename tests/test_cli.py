@@ -18,8 +18,8 @@ from helpers import ENV, PYTHON, TINY_28, TINY_RUN, scenario, tiny_images
 from PIL import Image
 
 from ddim_core import cli, data, generate, weights
-from ddim_core.checkpoint import load_tensors
 from ddim_core.data import load_dataset
+from ddim_core.files import load_tensors
 from ddim_core.plots import tile
 from ddim_core.recipes import RECIPES
 from ddim_core.train import CHECKPOINT, METRICS, Trainer

@@ -12,12 +12,12 @@ from torch.nn.functional import mse_loss
 
 from ddim_core import UNet
 from ddim_core import train as training
-from ddim_core.checkpoint import save_tensors
 from ddim_core.errors import CheckpointError, DiskError, NonFiniteError, UsageError
-from ddim_core.public import CIFAR10
+from ddim_core.files import save_tensors
 from ddim_core.recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
 from ddim_core.train import CHECKPOINT, METRICS, Trainer, train
 from ddim_core.weights import describe, export, load_weights
+from ddim_core.weights.formats import CIFAR10
 
 IMAGES = tiny_images()
 QUIET = replace(TINY_RUN, unet=replace(TINY, dropout=0.0))
