@@ -18,6 +18,7 @@ from ddim_core.train import RECIPES
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import page  # noqa: E402
 import speed  # noqa: E402
 from contestants import Stage  # noqa: E402
 from plain import PlainUNet  # noqa: E402
@@ -110,3 +111,8 @@ def test_a_signal_loses_nothing(tmp_path):
     report = json.loads(out.read_text())
     assert report["ended"] == "SIGTERM"
     assert report["rows"][0]["images_per_second"] > 0
+
+
+def test_the_page_is_what_was_measured():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "run python benchmarks/page.py"
+    assert "## NVIDIA H200" in page.page()
