@@ -9,18 +9,14 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from . import __version__
 from .errors import DDIMError, UsageError
 
 __all__ = ["main"]
-
-_SHEETS_APART = 10  # seconds between sheets of samples: on a GPU an epoch may take a second
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -157,6 +153,7 @@ def _eta(text: str) -> float | str:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from . import run
     from . import train as training
     from .data import load_dataset
 
@@ -167,7 +164,7 @@ def _train(args: argparse.Namespace) -> int:
         return _train_classifier(args)
     changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "loss_weight", "seed", "dataset")}
     config = training.recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
-    checkpoint = args.out / training.CHECKPOINT
+    checkpoint = args.out / run.CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
     with training.processes():
@@ -175,18 +172,17 @@ def _train(args: argparse.Namespace) -> int:
             data = load_dataset(config.dataset, args.data, limit=args.limit)
         trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
         if args.resume:
-            trainer.load(checkpoint)
+            run.load(trainer, checkpoint)
         elif args.init:
-            trainer.start_from(args.init)
+            run.start_from(trainer, args.init)
         if trainer.steps_done >= trainer.total_steps:
             print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
             return 0
-        first = trainer.rank == 0
-        if first:
-            _write_run(args.out, trainer, args.command_line)
-        with _Stop() as stop:
-            _follow(trainer, training.train(trainer, args.out, stop=stop), args, show=first)
-        if stop.signal and first:
+        if trainer.rank == 0:
+            run.write_start(trainer, args.out, args.command_line)
+        with run.Stop() as stop:
+            run.follow(trainer, training.train(trainer, args.out, stop=stop), args.out, bar=not args.quiet)
+        if stop.signal and trainer.rank == 0:
             print(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
     return 128 + stop.signal if stop.signal else 0
 
@@ -377,105 +373,3 @@ def _info(args: argparse.Namespace) -> int:
 
     print(json.dumps(describe(args.name), indent=1))
     return 0
-
-
-def _follow(trainer, steps, args, show: bool) -> None:
-    """Show progress; at the end of each epoch, print its metrics and draw a grid of samples (of short epochs, a grid
-    every ten seconds)."""
-    from tqdm import tqdm
-
-    from .files import write_atomically
-    from .plots import png, tile
-    from .sample import generate
-
-    bar = tqdm(
-        total=trainer.total_steps * trainer.batch_size,
-        initial=trainer.steps_done * trainer.batch_size,
-        unit=" images",
-        unit_scale=True,
-        mininterval=1.0,
-        disable=args.quiet or not show,
-        dynamic_ncols=True,
-        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-    )
-    drawn = -math.inf
-    with bar:
-        for step in steps:
-            bar.update(trainer.batch_size)
-            if step.step % 20 == 0:
-                bar.set_description_str(f"epoch {step.epoch}/{trainer.config.epochs}", refresh=False)
-                bar.set_postfix_str(f"loss {step.loss.item():.4f}", refresh=False)
-            if step.metrics and show:
-                if time.monotonic() - drawn > _SHEETS_APART or step.step == trainer.total_steps:
-                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, seed=0)
-                    write_atomically(args.out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
-                    drawn = time.monotonic()
-                bar.write(
-                    f"epoch {step.epoch}: loss {step.metrics['loss']:.5f}, "
-                    f"{step.metrics['images_per_second']:.0f} images/s",
-                    file=sys.stdout,
-                )
-                sys.stdout.flush()
-
-
-def _write_run(out: Path, trainer, command: str) -> None:
-    """Beside the checkpoint: the resolved configuration, and one line for every start of the run."""
-    import torch
-
-    from .files import write_atomically
-
-    for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
-        stale.unlink()
-    config = {"config": asdict(trainer.config), "data_sha256": trainer.data_sha256, "images": len(trainer.images)}
-    write_atomically(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-    start = {
-        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        "from_step": trainer.steps_done,
-        **({"init": trainer.origin["sha256"]} if trainer.origin else {}),
-        "command": command,
-        "commit": _commit(),
-        "version": __version__,
-        "torch": torch.__version__,
-        "processes": trainer.world,
-        "device": str(trainer.device),
-        "amp": trainer.amp,
-    }
-    starts = out / "starts.jsonl"
-    before = starts.read_bytes() if starts.exists() else b""
-    write_atomically(starts, before + (json.dumps(start) + "\n").encode())
-
-
-def _commit() -> str | None:
-    """The commit of the code, where it runs from its repository; with a + where files differ from it."""
-
-    def git(*args: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside another project, it is not tracked
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into an answer to `stop()`; a second SIGINT interrupts at once, as usual."""
-
-    signal = 0
-
-    def __enter__(self):
-        self.old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception):
-        for s, handler in self.old.items():
-            signal.signal(s, handler)
-
-    def __call__(self) -> bool:
-        return self.signal != 0
-
-    def _note(self, number, frame):
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number

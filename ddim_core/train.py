@@ -10,25 +10,23 @@ seeds derived of (seed, k), so neither an interruption nor the number of process
 an interruption, but is drawn by each process for itself.)
 """
 
-import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
-from .errors import CheckpointError, NonFiniteError, UsageError
-from .files import load_tensors, save_tensors, write_atomically
+from .errors import UsageError
 from .recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
+from .run import CHECKPOINT, Record, save, write_metrics
 from .schedule import add_noise
 from .seeds import derive_seed
 from .unet import UNet
@@ -36,9 +34,6 @@ from .weighting import LossByTime, min_snr
 
 __all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "recipe", "train"]
 
-CHECKPOINT = "last.safetensors"
-METRICS = "metrics.jsonl"
-_CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SAVE_EVERY = 900  # seconds: of an epoch that takes hours, no more is lost
 _SAVE_APART = 10  # seconds between the ends of two epochs that are saved: on a GPU one may take a second
 _AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
@@ -124,13 +119,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.generator = torch.Generator(self.device)
         self.steps_done = 0
-        self.history: list[dict] = []
+        self.record = Record(self.device)
         self.origin: dict | None = (
             None  # the weights that the run started from, where it did not start from random ones
         )
         self.loss_by_time = LossByTime(self.schedule.T, device=self.device)
-        self._loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
-        self._seconds = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
@@ -185,12 +178,7 @@ class Trainer:
         self._update_ema(step)
         self.steps_done = step + 1
         loss = self._note_losses(t, losses.detach())
-        self._loss_sum += loss
-        self._seconds += time.perf_counter() - start
-        at_end = self.steps_done % self.steps_per_epoch == 0
-        if at_end or self.steps_done % _CHECK_EVERY == 0:
-            self._check_finite()
-        metrics = self._close_epoch() if at_end else None
+        metrics = self.record.add(self, loss, time.perf_counter() - start)
         return TrainStep(self.steps_done, step // self.steps_per_epoch + 1, loss, self.lr(step), metrics)
 
     def weight(self, t: Tensor) -> Tensor:
@@ -226,124 +214,6 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(self._loss_sum.item()):
-            self._refuse("the loss is")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise NonFiniteError(
-            f"{what} not finite by step {self.steps_done} (lr {self.lr(self.steps_done - 1):.2g}, {self.amp}): "
-            "the last checkpoint is untouched; go on from it with a smaller --lr or with --amp fp32"
-        )
-
-    def _close_epoch(self) -> dict:
-        done = self.steps_per_epoch
-        metrics = {
-            "epoch": self.steps_done // done,
-            "step": self.steps_done,
-            "loss": round(self._loss_sum.item() / done, 6),
-            "lr": self.lr(self.steps_done - 1),
-            "seconds": round(self._seconds, 1),
-            "images_per_second": round(done * self.batch_size / max(self._seconds, 1e-9), 1),
-            "processes": self.world,
-            "device": self.device.type,
-            "amp": self.amp,
-            "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        }
-        self.history.append(metrics)
-        self._loss_sum.zero_()
-        self._seconds = 0.0
-        return metrics
-
-    def start_from(self, name: str) -> None:
-        """Begin with the weights of this name or path instead of random ones; only before the first step.
-
-        Raises:
-            UsageError: weights of another network or schedule than the run's, or steps were done. Else as `weights.load`.
-        """
-        from .weights import describe, load
-
-        if self.steps_done:
-            raise UsageError(f"after {self.steps_done} steps a run cannot begin anew: leave --init out")
-        model, schedule = load(name)
-        other = None
-        if not isinstance(model, UNet):
-            other = "counting of time"  # public weights, behind an adapter
-        elif replace(model.config, dropout=self.config.unet.dropout) != self.config.unet:
-            other = "network"
-        elif not torch.equal(schedule.alpha, self.schedule.alpha):
-            other = "schedule"
-        if other:
-            raise UsageError(f"--init {name}: these weights are of another {other} than the run: choose its recipe")
-        self.model.load_state_dict(model.state_dict())
-        self.ema.load_state_dict(model.state_dict())
-        description = describe(name)
-        self.origin = {"weights": name, "sha256": description["sha256"], "provenance": description["provenance"]}
-
-    def save(self, path: str | Path) -> None:
-        """Write the whole state, atomically. Raises DiskError; NonFiniteError rather than saving a broken state."""
-        self._check_finite()
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            self._refuse("a parameter is")
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        tensors |= {"loss_sum": self._loss_sum, "loss_by_time": self.loss_by_time.sums}
-        description = {
-            "kind": "training",
-            "config": asdict(self.config),
-            "steps_done": self.steps_done,
-            "seconds": self._seconds,
-            "history": self.history,
-            "data_sha256": self.data_sha256,
-            "images": len(self.images),
-            "origin": self.origin,
-            "amp": self.amp,
-            "scaler": self.scaler.state_dict(),
-        }
-        save_tensors(path, tensors, description)
-
-    def load(self, path: str | Path) -> None:
-        """Go on from a state that `save` wrote: the next step is the one that would have come.
-
-        Raises:
-            CheckpointError: no such file, a damaged one, or one of another run (other network, data or settings;
-            the number of epochs may differ).
-        """
-        tensors, description = load_tensors(path, kind="training")
-        saved = {"loss_weight": "plain"} | description["config"]  # of a time when there was no other
-        mine = json.loads(json.dumps(asdict(self.config)))
-        different = sorted(k for k in mine if k != "epochs" and mine[k] != saved.get(k))
-        if different:
-            raise CheckpointError(
-                f"{path} is of a run with another {', '.join(different)}: use its settings or another --out"
-            )
-        if description["data_sha256"] != self.data_sha256:
-            raise CheckpointError(f"{path} is of a run on other images: use its data or another --out")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.ema.load_state_dict(part("ema."))
-        parameters = list(self.model.parameters())
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in part("optimizer.").items():
-            i, key = name.split(".")
-            like = parameters[int(i)] if tensor.ndim else tensor  # in the memory layout of its parameter
-            state.setdefault(int(i), {})[key] = torch.empty_like(like, device=tensor.device).copy_(tensor)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        if self.scaler.is_enabled() and description["scaler"]:
-            self.scaler.load_state_dict(description["scaler"])
-        self._loss_sum.copy_(tensors["loss_sum"])
-        if "loss_by_time" in tensors:
-            self.loss_by_time.sums.copy_(tensors["loss_by_time"])
-        self._seconds = description["seconds"]
-        self.steps_done = description["steps_done"]
-        self.history = description["history"]
-        self.origin = description.get("origin")
-
 
 def train(
     trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[], bool] = lambda: False
@@ -365,10 +235,9 @@ def train(
         at_end = result.metrics and (age > _SAVE_APART or trainer.steps_done == trainer.total_steps)
         due = at_end or stopping or age > _SAVE_EVERY
         if out is not None and trainer.rank == 0 and due:
-            trainer.save(Path(out) / CHECKPOINT)
+            save(trainer, Path(out) / CHECKPOINT)
+            write_metrics(trainer, Path(out))
             saved = time.monotonic()
-            lines = "".join(json.dumps(line) + "\n" for line in trainer.history)
-            write_atomically(Path(out) / METRICS, lines.encode())
         yield result
         if stopping:
             return

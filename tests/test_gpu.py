@@ -7,10 +7,11 @@ import pytest
 import torch
 from helpers import TINY, TINY_RUN, randn, relative, tiny_images, tiny_unet
 
-from ddim_core import Schedule, generate, image_noise, sample
+from ddim_core import Schedule, generate, image_noise, run, sample
 from ddim_core.recipes import choose_amp, choose_device
+from ddim_core.run import CHECKPOINT
 from ddim_core.sample import image_generators
-from ddim_core.train import CHECKPOINT, Trainer, train
+from ddim_core.train import Trainer, train
 from ddim_core.weights import export, load_pretrained, load_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -121,7 +122,7 @@ def test_resumed_and_exported(amp, tmp_path):
     losses = [step.loss.item() for step in train(straight)]
     done = [step.loss.item() for step in train(cut, tmp_path, stop=lambda: cut.steps_done == 7)]
     again = trainer(amp=amp)
-    again.load(tmp_path / CHECKPOINT)
+    run.load(again, tmp_path / CHECKPOINT)
     assert again.scaler.state_dict() == cut.scaler.state_dict()
     done += [step.loss.item() for step in train(again, tmp_path)]
     assert done == pytest.approx(losses, rel=0.02)
@@ -135,15 +136,15 @@ def test_checkpoints_travel_between_devices(tmp_path):
     here = Trainer(QUIET, tiny_images(), device="cpu", amp="fp32")
     for _ in range(7):
         here.step()
-    here.save(tmp_path / CHECKPOINT)
+    run.save(here, tmp_path / CHECKPOINT)
     there = trainer()
-    there.load(tmp_path / CHECKPOINT)
+    run.load(there, tmp_path / CHECKPOINT)
     there.batch = lambda step: tuple(x.cuda() for x in here.batch(step))
     for _ in range(5):
         assert there.step().loss.item() == pytest.approx(here.step().loss.item(), rel=1e-3)
-    there.save(tmp_path / CHECKPOINT)
+    run.save(there, tmp_path / CHECKPOINT)
     back = Trainer(QUIET, tiny_images(), device="cpu", amp="fp32")
-    back.load(tmp_path / CHECKPOINT)
+    run.load(back, tmp_path / CHECKPOINT)
     for a, b in zip(back.model.parameters(), here.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
 

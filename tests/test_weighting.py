@@ -6,10 +6,11 @@ import pytest
 import torch
 from helpers import TINY, TINY_RUN, seeded, tiny_images
 
-from ddim_core import Schedule, add_noise
+from ddim_core import Schedule, add_noise, run
 from ddim_core.errors import UsageError
 from ddim_core.recipes import recipe
-from ddim_core.train import CHECKPOINT, Trainer, train
+from ddim_core.run import CHECKPOINT
+from ddim_core.train import Trainer, train
 from ddim_core.weighting import LossByTime, min_snr
 
 QUIET = replace(TINY_RUN, unet=replace(TINY, dropout=0.0))
@@ -96,7 +97,7 @@ def test_balance_survives_an_interruption(tmp_path):
     losses = [step.loss.item() for step in train(straight)]
     done = [step.loss.item() for step in train(cut, tmp_path, stop=lambda: cut.steps_done == 6)]
     again = Trainer(config, tiny_images(), device="cpu", amp="fp32")
-    again.load(tmp_path / CHECKPOINT)
+    run.load(again, tmp_path / CHECKPOINT)
     assert done + [step.loss.item() for step in train(again)] == losses
     assert torch.equal(again.loss_by_time.sums, straight.loss_by_time.sums)
 
