@@ -42,7 +42,9 @@ def test_every_place_has_the_address_of_the_settings():
 
 def test_it_stands_nowhere_else():
     """Or `make address` would leave it as it was."""
-    tracked = subprocess.run(["git", "grep", "-lF", address.address()], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "grep", "-lF", address.address()], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert set(tracked.stdout.split()) <= {"_config.yml", *found(ROOT)}
 
 
