@@ -1,4 +1,5 @@
-# make book | test | test-book | lint | links | env | assets | clean        (each makes what it needs on a fresh machine)
+# make book | run | test | test-book | test-colab | test-lowest | lint | links | address | env | assets | clean
+# (each makes what it needs on a fresh machine)
 SHELL := bash
 .DEFAULT_GOAL := book
 PYTHON ?= python3
@@ -11,11 +12,18 @@ READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null 
 # one thread a process: with several notebooks at once, more threads only get in each other's way
 export OMP_NUM_THREADS ?= 1
 # for tests only: in the environment of a build it would keep the figures out of the pages
-test: export MPLBACKEND = agg
+test test-lowest: export MPLBACKEND = agg
 # where the public weights can be downloaded, the chapter on them draws one picture instead of hundreds
-test: export DDIM_QUICK = 1
+test test-colab: export DDIM_QUICK = 1
 
-.PHONY: book test test-book lint links env assets clean
+# The package as a wheel in $$D, a folder that goes when the recipe ends; and all notebooks run in an empty folder, where nothing
+# of this checkout is found.
+WHEEL = rm -rf build && D=$$(mktemp -d) && trap 'rm -rf "$$D" build' EXIT && \
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" .
+NOTEBOOKS = mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
+	$(abspath $(PY)) -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS)
+
+.PHONY: book run test test-book test-colab test-lowest lint links address env assets clean
 
 env: $(READY)
 
@@ -38,15 +46,30 @@ book: $(READY) assets
 	@echo "The book is at  $(CURDIR)/_build/html/index.html"
 	@echo "           URL  file://$(CURDIR)/_build/html/index.html"
 
-# The notebooks run twice in all: here from an empty folder with nothing but the installed package, as in Colab, and in their
-# own folder when the book is built.
+# one chapter, run from top to bottom, as a page:  make run NAME=noising
+run: $(READY)
+	$(VENV)/bin/jupyter nbconvert --execute --to html --output-dir _build/run book/$(NAME).ipynb
+
+# The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.
 test: $(READY)
-	$(PY) -m pytest tests --ignore=tests/book -n $(WORKERS)
-	rm -rf build && D=$$(mktemp -d) && trap 'rm -rf "$$D" build' EXIT && \
-	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" . && \
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$D/package" "$$D"/*.whl && \
-	mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
-	PYTHONPATH="$$D/package" $(CURDIR)/$(PY) -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 -n $(WORKERS) .
+	$(PY) -m pytest tests -n $(WORKERS)
+	$(WHEEL) && $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$D/package" "$$D"/*.whl && \
+	export PYTHONPATH="$$D/package" && $(NOTEBOOKS) --nbmake-kernel=python3 .
+
+# every notebook, and a slider in a browser, with Colab's versions of all but torch and Python
+test-colab: $(READY)
+	$(WHEEL) && $(PY) tests/envs/colab.py make .venv-colab "$$D"/*.whl && \
+	export PYTHONPATH= JUPYTER_PATH="$(CURDIR)/.venv-colab/share/jupyter" && $(NOTEBOOKS) --nbmake-kernel=colab .
+	$(PY) -m pytest tests/colab
+
+# the unit tests with the oldest versions that pyproject.toml promises (a download of 3 GB)
+test-lowest: OLD = .venv-lowest/bin
+test-lowest:
+	rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
+	$(OLD)/python -m pip install --quiet --disable-pip-version-check $$(grep -o '^uv==[^ ]*' tests/envs/lowest.txt)
+	$(OLD)/uv pip install --python $(OLD)/python --resolution lowest-direct -r pyproject.toml -r tests/envs/lowest.txt
+	$(OLD)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(OLD)/python -m pytest tests -n $(WORKERS) -W default
 
 # the built book in a real browser (Chromium must be installed)
 test-book: book
@@ -59,6 +82,10 @@ lint: $(READY)
 # every outside link of the book (needs the network)
 links: $(READY)
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
+
+# the project's address, in every place where it stands:  make address URL=https://github.com/someone/ddim-book
+address: $(READY)
+	$(PY) book/_ext/address.py $(URL)
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

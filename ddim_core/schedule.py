@@ -14,6 +14,7 @@ the tensors they multiply.
 
 import operator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -186,7 +187,7 @@ def predict_eps(xt: Tensor, t: int | Tensor, x0: Tensor, schedule: Schedule) -> 
 
 
 def _as_int(value: object, name: str) -> int:
-    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+    if isinstance(value, bool | np.bool_) or (isinstance(value, Tensor) and value.dtype == torch.bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     try:
         return operator.index(value)

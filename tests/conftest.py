@@ -1,7 +1,8 @@
-"""One thread, few and (in CI) fixed hypothesis examples, and no test that leaves the global random state moved."""
+"""What a bare `pytest` runs; one thread, few and (in CI) fixed hypothesis examples, and the real download cut short."""
 
 import os
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,28 @@ from ddim_core import Schedule, data
 
 settings.register_profile("ddim", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ddim")
+
+HERE = Path(__file__).resolve().parent
+# what these need takes minutes to make: they run where they are named, and where they are not, a line says so
+APART = {HERE / "book": "make test-book", HERE / "colab": "make test-colab"}
+
+
+def _asked(config: pytest.Config) -> list[Path]:
+    return [(config.invocation_params.dir / arg.split("::")[0]).resolve() for arg in config.args]
+
+
+def _left_out(folder: Path, config: pytest.Config) -> bool:
+    return not any(path.is_relative_to(folder) for path in _asked(config))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path in APART and _left_out(collection_path, config) else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for folder, command in APART.items():
+        if _left_out(folder, config) and any(folder.is_relative_to(path) for path in _asked(config)):
+            terminalreporter.write_line(f"not among them: {folder.relative_to(HERE.parent)} (run `{command}`)")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -217,7 +218,7 @@ def test_where_links_are_not_possible(at, monkeypatch):
     ("files", "lie", "reason"),
     [
         (SMALL, TENSORS, "another file came: its sha256 differs from the stated one"),
-        (SMALL, "cut", "peer closed connection without sending complete message body"),
+        (SMALL, "cut", "peer closed connection|Consistency check failed"),  # with hub 1 and later; before
         (SMALL, 503, "503"),
         (SMALL, 404, "404"),
         (SMALL, 401, "401"),
@@ -231,7 +232,7 @@ def test_a_download_that_fails_is_one_line(at, tmp_path, files, lie, reason):
         fetch_hub(HUB)
     message = str(e.value)
     assert message.startswith("weights cannot be downloaded from http://127.0.0.1:")
-    assert reason in message
+    assert re.search(reason, message)
     assert message.endswith("load_public(PATH), or --weights PATH")
     assert "\n" not in message
     assert not [p for p in tmp_path.rglob(f"snapshots/*/{TENSORS}") if p.is_file()], (
