@@ -8,11 +8,12 @@ import pytest
 from helpers import ENV, PYTHON
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS, BROWSER, COLAB, NOTEBOOKS = (
+EVERY, BROWSER, COLAB, NOTEBOOKS = (
     {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
-    for pattern in ("tests/test_*.py", "tests/book/test_*.py", "tests/colab/test_*.py", "book/*.ipynb")
+    for pattern in ("tests/**/test_*.py", "tests/book/test_*.py", "tests/colab/test_*.py", "book/*.ipynb")
 )
-MADE = [".venv", ".venv-colab", "_build", "build", "data", "dist", "node_modules", "runs"]
+TESTS = EVERY - BROWSER - COLAB
+MADE = [".venv", ".venv-colab", "_build", "build", "dist", "node_modules", "runs"]
 BOTH = ["not among them: tests/book (run `make test-book`)", "not among them: tests/colab (run `make test-colab`)"]
 
 
