@@ -57,9 +57,13 @@ class Adapter(nn.Module):
 
 
 def as_denoiser(model: Callable) -> Denoiser:
-    """The model itself, or, where its configuration is one of diffusers' (UNet2DModel and its kin), behind `Adapter`."""
+    """The model itself; a network of diffusers (UNet2DModel and its kin) behind an `Adapter`.
+
+    It is known by its configuration, a mapping with `sample_size`, and by what it could be registered with.
+    """
     config = getattr(model, "config", None)
-    return Adapter(model) if isinstance(config, Mapping) and "sample_size" in config else model
+    theirs = isinstance(config, Mapping) and "sample_size" in config and hasattr(model, "register_to_config")
+    return Adapter(model) if theirs else model
 
 
 def picture_shape(model: Callable) -> tuple[int, ...] | None:
