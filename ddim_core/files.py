@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -31,8 +32,12 @@ __all__ = [
 _KEY = "ddim_core"
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file so that `path` holds either its old content or all of the new one.
+
+    Args:
+        content: all of it, or its parts in order, of which one at a time is in memory. What making a part raises goes
+            through, and `path` is as it was.
 
     Raises:
         DiskError: the folder cannot be written, or the disk is full. `path` is then as it was.
@@ -42,7 +47,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as f:
-            f.write(content)
+            for part in [content] if isinstance(content, bytes) else content:
+                f.write(part)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -51,6 +57,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             temporary.unlink()
         remedy = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
         raise DiskError(f"cannot write {path} ({error.strerror or error}): {remedy}") from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     # the rename itself reaches the disk with its folder; some file systems do not allow that
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)

@@ -50,6 +50,11 @@ def tiny_unet(seed: int = 0, config: UNetConfig = TINY) -> UNet:
     return randomised(UNet(config), seed).eval()
 
 
+def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+    """Some smooth function of picture and time, in place of a network."""
+    return torch.sin(3 * xt) * 0.7 + 0.3 * torch.cos(t.to(xt.dtype) / 100).view(-1, *[1] * (xt.ndim - 1))
+
+
 def relative(a: Tensor, b: Tensor) -> float:
     """||a - b|| / ||b||"""
     return ((a.double() - b.double()).norm() / b.double().norm()).item()

@@ -18,7 +18,9 @@ def imported(name: str, everywhere: bool) -> set[str]:
     found = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [node.module])])
+            base = ".".join(
+                [*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [node.module])]
+            )
             names = {f"{base}.{alias.name}" for alias in node.names} & MODULES.keys()
             found |= names or {base}
     return found & MODULES.keys() - {name}

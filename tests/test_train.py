@@ -14,7 +14,7 @@ from ddim_core import UNet, run
 from ddim_core import train as training
 from ddim_core.errors import CheckpointError, DiskError, NonFiniteError, UsageError
 from ddim_core.files import save_tensors
-from ddim_core.recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
+from ddim_core.recipes import RECIPES, TrainConfig, recipe
 from ddim_core.run import CHECKPOINT, METRICS
 from ddim_core.train import Trainer, train
 from ddim_core.weights import describe, export, load_weights
@@ -572,50 +572,12 @@ def test_the_schedule_of_a_run():
     assert replace(TINY_RUN).schedule.alpha[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
 
 
-# --- device and arithmetic ---------------------------------------------------------------------------------------
-
-CPU = torch.device("cpu")
-
-
-def test_arithmetic_on_the_cpu(monkeypatch):
-    assert choose_amp(CPU, "fp32") == "fp32"
-    assert choose_amp(CPU, "bf16") == "bf16"
-    for avx, amx, expected in [(0, 0, "fp32"), (1, 0, "bf16"), (0, 1, "bf16"), (1, 1, "bf16")]:
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda x=avx: bool(x), raising=False)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda x=amx: bool(x), raising=False)
-        assert choose_amp(CPU) == expected
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert choose_amp(CPU) == "fp32", "a torch that cannot say"
-
-
-@pytest.mark.parametrize(("generation", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_arithmetic_on_a_gpu(monkeypatch, generation, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
-    assert choose_amp(torch.device("cuda")) == expected
-    assert choose_amp(torch.device("cuda"), "fp16") == "fp16"
-
-
-@pytest.mark.parametrize("name", ["fp64", "", "AUTO", "bfloat16"])
-def test_unknown_arithmetic(name):
-    with pytest.raises(UsageError, match="amp must be auto, fp32, bf16 or fp16"):
-        choose_amp(CPU, name)
+# --- arithmetic --------------------------------------------------------------------------------------------------
 
 
 def test_fp16_needs_a_gpu():
     with pytest.raises(UsageError, match="fp16 needs a CUDA GPU"):
-        choose_amp(CPU, "fp16")
-    with pytest.raises(UsageError, match="fp16 needs a CUDA GPU"):
         trainer(amp="fp16")
-
-
-def test_devices():
-    assert choose_device("cpu") == CPU
-    assert choose_device().type in ("cpu", "cuda", "mps")
-    for name in ("gpu", "cuda:99", "", "cpu cpu"):
-        with pytest.raises(UsageError, match=r"cannot be used \(.*\): leave --device out") as e:
-            choose_device(name)
-        assert "\n" not in str(e.value)
 
 
 def test_bf16_trains_nearly_as_fp32():
@@ -635,8 +597,3 @@ def test_gradients_are_of_the_whole_loss_and_start_at_zero_each_step():
         p.grad = randn(*p.shape)
     t2.step()
     assert all(torch.equal(a, p.grad) for a, p in zip(once, t2.model.parameters(), strict=True))
-
-
-def test_one_process_alone_joins_nothing():
-    with training.processes(), training.first_alone():
-        assert not torch.distributed.is_initialized()
