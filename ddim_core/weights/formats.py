@@ -26,7 +26,6 @@ __all__ = [
     "CIFAR10",
     "ShiftedTime",
     "Source",
-    "authors_grid",
     "describe_public",
     "describe_source",
     "fetch",
@@ -211,29 +210,6 @@ def by_other_means() -> str:
         f"try again later, or get that file, or the folder of {HUB}, by other means and name it: "
         "load_public(PATH), or --weights PATH"
     )
-
-
-def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> list[int]:
-    """The grid of times on which the DDIM authors sampled (appendix D.2), counted from 1 as ours are, for `sample`.
-
-    "quadratic", theirs for CIFAR-10: the squares of `steps` evenly spaced numbers from 0 to sqrt(0.8 T), rounded down,
-    plus 1. From 30 steps of T = 1000 on some are equal, which are given once (a step from a time to itself changes
-    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps, which may be more than `steps` of them. Neither
-    starts at T.
-
-    Returns:
-        Ascending times from 0.
-
-    Raises:
-        ValueError: steps outside 1..T, or another spacing. TypeError: steps that are not an integer.
-    """
-    S, T = schedule.check_time(steps, lowest=1), schedule.T
-    if spacing == "uniform":
-        return [0, *range(1, T + 1, T // S)]
-    if spacing != "quadratic":
-        raise ValueError(f"spacing must be quadratic or uniform, got {spacing!r}")
-    times = torch.linspace(0, (0.8 * T) ** 0.5, S, dtype=torch.float64) ** 2
-    return [0, *sorted({int(t) + 1 for t in times})]
 
 
 _ORIGIN = "DDPM (Ho, Jain, Abbeel 2020) on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"

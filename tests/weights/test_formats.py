@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from helpers import ENV, PYTHON, TINY, randn, randomised, relative, served, tiny_unet
 from peers import answer, peer, to_format_b
 from PIL import Image
@@ -23,7 +23,7 @@ from ddim_core.errors import CheckpointError, DiskError, UnavailableError, Usage
 from ddim_core.oracle import GaussianDenoiser
 from ddim_core.plots import tile
 from ddim_core.weights import load
-from ddim_core.weights.formats import CIFAR10, SOURCES, ShiftedTime, Source, authors_grid, fetch, source
+from ddim_core.weights.formats import CIFAR10, SOURCES, ShiftedTime, Source, fetch, source
 
 TOLERANCE = 1e-5
 # the structure of the public network, small: four levels, channels that double once, attention on the second level
@@ -402,27 +402,6 @@ def test_times_of_the_shifted_network(small):
         model(xt, torch.tensor([5, 0]))
     with pytest.raises(TypeError, match="integer"):
         model(xt, torch.tensor([1.0, 2.0]))
-
-
-def test_the_grids_of_the_authors():
-    schedule = Schedule.linear()
-    assert authors_grid(schedule, 10) == [0, 1, 10, 40, 89, 159, 247, 356, 484, 633, 801]
-    assert authors_grid(schedule, 10, "uniform") == [0, *range(1, 1000, 100)]
-    for S in (1, 7, 10, 50, 100, 1000):
-        scheduler = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=0)
-        scheduler.set_timesteps(S)
-        assert authors_grid(schedule, S, "uniform")[1 : S + 1] == [int(t) + 1 for t in scheduler.timesteps.flip(0)]
-        theirs = [int(t) + 1 for t in np.linspace(0, np.sqrt(800), S) ** 2]
-        assert authors_grid(schedule, S) == [0, *sorted(set(theirs))]
-    assert [len(authors_grid(schedule, S)) - 1 for S in (29, 30)] == [29, 29]
-    model = GaussianDenoiser(0.0, 0.5, schedule)
-    for S in (1, 10, 100):
-        assert len(list(sample(model, schedule, randn(1, 1, 2, 2), authors_grid(schedule, S)))) > 1
-    for steps in (0, 1001):
-        with pytest.raises(ValueError, match=r"1\.\.1000"):
-            authors_grid(schedule, steps)
-    with pytest.raises(ValueError, match="quadratic or uniform"):
-        authors_grid(schedule, 10, "leading")
 
 
 # --- download ----------------------------------------------------------------------------------------------------
