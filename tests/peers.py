@@ -4,10 +4,13 @@ Format A is ours, as the public PyTorch port of the DDPM weights has it; format 
 names in its attention.
 """
 
+import json
 import re
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from helpers import randomised
 from torch import Tensor
 
 from ddim_core import UNetConfig
@@ -48,6 +51,29 @@ SILENT = [
     ({"mid_block_scale_factor": 2}, 1e-3),
     ({"attn_norm_num_groups": 16}, 1e-4),
 ]
+
+# config.json of google/ddpm-celebahq-256 and its kin, in the words of an early version of diffusers
+LARGER = {
+    "_class_name": "UNet2DModel",
+    "_diffusers_version": "0.0.4",
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "center_input_sample": False,
+    "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 256,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
+}
 
 
 def format_b(name: str, levels: int, attention: str = "new") -> str:
@@ -103,6 +129,14 @@ def peer(config: UNetConfig, **different) -> UNet2DModel:
         "norm_eps": 1e-6,
     }
     return UNet2DModel(**(settings | different)).eval()
+
+
+def made_by_diffusers(settings: dict, folder: Path) -> UNet2DModel:
+    """Their network, with random weights, and its folder with just these settings in config.json."""
+    other = UNet2DModel(**{k: v for k, v in settings.items() if not k.startswith("_")}).eval()
+    randomised(other, seed=6).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return other
 
 
 def answer(model: torch.nn.Module, xt: Tensor, t: int) -> Tensor:

@@ -77,12 +77,10 @@ def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], rem
     """
     import huggingface_hub as hub  # half a second of imports, needed here only
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+    from huggingface_hub.utils import logging
 
-    def get(file: str, revision: str | None) -> Path:
-        return Path(
-            hub.hf_hub_download(repository, file, revision=revision, endpoint=_endpoint(), etag_timeout=TIMEOUT)
-        )
+    def get(file: str, at: str | None) -> Path:
+        return Path(hub.hf_hub_download(repository, file, revision=at, endpoint=_endpoint(), etag_timeout=TIMEOUT))
 
     def as_stated(path: Path) -> bool:
         """Compare with the sha256 that the hub states: the copy's name, or, where links are not possible, asked for."""
@@ -95,9 +93,6 @@ def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], rem
     url = hub_url(repository, revision)
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it tells of every retry
-    quiet = not are_progress_bars_disabled() and not os.isatty(2)
-    if quiet:
-        disable_progress_bars()
     try:
         commit = get("config.json", revision).parent.name
         for file in files:
@@ -117,15 +112,12 @@ def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], rem
         raise _unavailable(url, "another file came: its sha256 differs from the stated one", remedy)
     except (OSError, HTTPError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, HfHubHTTPError):
-            raise DiskError(
-                f"cannot write {error.filename} ({error.strerror}): free some space or set HF_HOME"
-            ) from error
+            cause = f"cannot write {error.filename} ({error.strerror})"
+            raise DiskError(f"{cause}: free some space or set HF_HOME") from error
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
         raise _unavailable(url, cause, remedy) from error
     finally:
         logging.set_verbosity(level)
-        if quiet:
-            enable_progress_bars()
 
 
 def cached_on_hub(repository: str, revision: str | None, files: tuple[str, ...]) -> Path | None:

@@ -26,6 +26,7 @@ __all__ = ["CIFAR10", "ShiftedTime", "build", "file_of", "load_public", "public"
 
 KIND = "weights"
 CIFAR10 = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
+_LARGEST_T = 10**6  # the tensors of a file bound its network, but not its schedule
 FORMAT_B_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -70,9 +71,7 @@ def load_public(
     """
     path, tensors, description = read(path, config)
     if "times" not in description:
-        raise CheckpointError(
-            f"{path} holds weights of this package: load them with load_weights, or by --weights PATH"
-        )
+        raise CheckpointError(f"{path} holds weights of this package: load them with load_weights")
     return build(path, tensors, description, device)
 
 
@@ -132,10 +131,11 @@ def build(
     shifted = "times" in description
     verdict = "it is of another network" if shifted else "it does not hold the weights of the network it describes"
     try:
-        config = UNetConfig(**description["unet"])
-        schedule = Schedule.linear(**description["schedule"])
-        blocks = len(config.ch_mult) * config.num_res_blocks
-        if blocks > len(tensors):  # a residual block has eight at the least
+        config, times = UNetConfig(**description["unet"]), description["schedule"]
+        if times["T"] > _LARGEST_T:
+            raise ValueError(f"T = {times['T']}")
+        schedule = Schedule.linear(**times)
+        if (blocks := len(config.ch_mult) * config.num_res_blocks) > len(tensors):  # which have eight each at the least
             raise ValueError(f"{blocks} residual blocks, {len(tensors)} tensors")
         with torch.device("meta"):
             net = UNet(config)
@@ -150,23 +150,19 @@ def build(
 def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) -> dict[str, Tensor]:
     """The tensors in float32: all that the network has, and no more."""
     expected, result = {name: tensor.shape for name, tensor in net.state_dict().items()}, {}
-    for problem, names in [
-        ("lacks", expected.keys() - tensors.keys()),
-        ("has unknown", tensors.keys() - expected.keys()),
-    ]:
+    differences = {"lacks": expected.keys() - tensors.keys(), "has unknown": tensors.keys() - expected.keys()}
+    for problem, names in differences.items():
         if names:
             raise CheckpointError(f"{path} {problem} {min(names)!r} ({len(names)} such tensors): {verdict}")
     for name, shape in expected.items():
         tensor = tensors[name]
         if not tensor.is_floating_point():
-            raise CheckpointError(
-                f"{path}: {name!r} holds {tensor.dtype}, not floating-point numbers: use another copy"
-            )
+            found = f"holds {tensor.dtype}, not floating-point numbers"
+            raise CheckpointError(f"{path}: {name!r} {found}: use another copy")
         # format B has attention's 1x1 convolutions as dense layers
         if tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
-            raise CheckpointError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)} instead of {tuple(shape)}: {verdict}"
-            )
+            found = f"has shape {tuple(tensor.shape)} instead of {tuple(shape)}"
+            raise CheckpointError(f"{path}: {name!r} {found}: {verdict}")
         result[name] = tensor.reshape(shape).float()
     return result
 
@@ -193,9 +189,8 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of pickles that torch did not write: they are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is damaged or holds more than tensors (code in it is never run): use another copy"
-        ) from error
+        reason = "holds more than tensors (code in it is never run)"
+        raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
     except Exception as error:  # torch raises many kinds for a cut or foreign file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} is damaged or not a file of tensors ({reason}): use another copy") from error
@@ -249,9 +244,8 @@ def config_of(path: Path) -> UNetConfig:
     try:
         given = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is missing or not readable: weights with the names of diffusers need the config.json beside them"
-        ) from error
+        remedy = "weights with the names of diffusers need the config.json beside them"
+        raise CheckpointError(f"{path} is missing or not readable: {remedy}") from error
     if not isinstance(given, dict):
         raise CheckpointError(f"{path} holds no settings: use another copy")
 
@@ -264,10 +258,8 @@ def config_of(path: Path) -> UNetConfig:
 
     for field, kind in _FREE.items():
         check(field, type(given.get(field)) is kind, "a whole number" if kind is int else "a list")
-    for field, value in _NEEDED.items():
-        check(field, field in given and given[field] == value, json.dumps(value))
-    for field, value in _OPTIONAL.items():
-        check(field, given.get(field, value) == value, json.dumps(value))
+    for field, value in (_NEEDED | _OPTIONAL).items():
+        check(field, given[field] == value if field in given else field in _OPTIONAL, json.dumps(value))
     # dropout plays no part in sampling; what starts with _ tells who wrote the file
     if unknown := {k for k in given if not k.startswith("_")} - {*_FREE, *_NEEDED, *_OPTIONAL, "dropout"}:
         raise CheckpointError(f"{path} has an unknown setting {min(unknown)!r}: it is of another network")
@@ -286,11 +278,12 @@ def config_of(path: Path) -> UNetConfig:
     except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{path} makes no network ({error}): use another copy") from error
     attention = ["Attn" * (r in config.attn_resolutions) for r in config.resolutions]
-    for field, value in [
-        ("block_out_channels", [config.ch * m for m in config.ch_mult]),
-        ("down_block_types", [f"{a}DownBlock2D" for a in attention]),
-        ("up_block_types", [f"{a}UpBlock2D" for a in reversed(attention)]),
-    ]:
+    lists = {
+        "block_out_channels": [config.ch * m for m in config.ch_mult],
+        "down_block_types": [f"{a}DownBlock2D" for a in attention],
+        "up_block_types": [f"{a}UpBlock2D" for a in reversed(attention)],
+    }
+    for field, value in lists.items():
         check(field, given[field] == value, json.dumps(value))
     return config
 

@@ -35,7 +35,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Local:
-    """A file of weights, or a folder in format B, on this machine; with a sha256, one that the package came with."""
+    """A file of weights, or a folder in format B, on this machine; with a sha256, one that came with the package."""
 
     path: Path
     sha256: str | None = None
@@ -46,9 +46,8 @@ class Local:
         if self.sha256 and not self.path.is_file():
             raise CheckpointError(f"{self.path}: no such file: install the package again")
         if self.sha256 and sha256_file(self.path) != self.sha256:
-            raise CheckpointError(
-                f"{self.path} is damaged (sha256 differs from the manifest): install the package again"
-            )
+            cause = "is damaged (sha256 differs from the manifest)"
+            raise CheckpointError(f"{self.path} {cause}: install the package again")
         return file_of(self.path)
 
     cached = fetch
@@ -118,7 +117,8 @@ class Hub:
     @property
     def about(self) -> dict:
         """What is known of the weights without their file: the network that was published under this name."""
-        of = f"{_DDPM} in the layout of diffusers; whether averaged, its settings do not say"
+        averaged = "averaged weights" if "-ema-" in self.repository else "whether averaged, its settings do not say"
+        of = f"{_DDPM} in the layout of diffusers; {averaged}"
         config = CIFAR10 if self.repository == CIFAR10_ON_HUB else _LARGE
         return {**public(config), "provenance": {"url": hub_url(self.repository, self.revision), "of": of}}
 
@@ -139,10 +139,9 @@ SOURCES = {
 def find(name: str, *kinds: str) -> Local | Source | Hub:
     """What a name stands for: public weights, those that come with the package, or else a path.
 
-    A file or folder with the name of a repository on the hub comes before it. The environment may name a mirror of a
-    `Source`: DDIM_CORE_CIFAR10_URL for the same file elsewhere, together with DDIM_CORE_CIFAR10_HASH ("sha256:..." or
-    "md5:...") for another file of the same network, in format A as torch saves it. There is no way to go without a
-    hash.
+    A file or folder with the name of a repository on the hub comes before it. The environment may name a mirror:
+    DDIM_CORE_CIFAR10_URL for the same file elsewhere, together with DDIM_CORE_CIFAR10_HASH ("sha256:..." or "md5:...")
+    for another file of the same network, in format A as torch saves it. There is no way to go without a hash.
 
     Args:
         kinds: what will do, of "public", "shipped" and "path"; all if left out.

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ENV, PYTHON, listening, randomised, served
-from peers import peer, to_format_b
+from helpers import ENV, PYTHON, listening, randn, randomised, relative, served
+from peers import LARGER, answer, made_by_diffusers, peer, to_format_b
 from safetensors.torch import save
 
 from ddim_core import UNet, cli
@@ -52,7 +52,7 @@ def hub(commits, lie=None):
             head, _, rest = self.path.lstrip("/").partition("/resolve/")
             revision, _, file = rest.partition("/")
             revision = next(iter(commits)) if revision == "main" else revision
-            if head != HUB:  # what the library asks for itself
+            if not head.startswith("google/ddpm-"):  # what the library asks for itself
                 return self.reply(404, {}, b"")
             requests.append((self.command, file))
             if isinstance(lie, int):
@@ -204,6 +204,18 @@ def test_the_network_from_the_hub(large, at):
     assert schedule.T == 1000
     state = model.net.state_dict()
     assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
+
+
+def test_a_larger_network_from_the_hub(at, tmp_path):
+    """Its settings come along, and say what it is."""
+    other = made_by_diffusers(LARGER | {"block_out_channels": [32, 32, 64, 64, 128, 128]}, tmp_path / "b")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    with at({COMMIT: files}) as requests:
+        model, _ = load_pretrained(f"google/ddpm-ema-church-256@{COMMIT}")
+    assert fetched(requests) == ["config.json", TENSORS]
+    assert (model.config.resolution, model.config.ch_mult) == (256, (1, 1, 2, 2, 4, 4))
+    xt = randn(1, 3, 32, 32, seed=2)
+    assert relative(answer(model, xt, 501), answer(other, xt, 500)) < 1e-5
 
 
 def test_it_is_kept_and_verified_each_time(at, capfd):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from helpers import ENV, PYTHON, randn, randomised, relative, served, tiny_unet
-from peers import SILENT, answer, format_b, peer, to_format_b
+from peers import LARGER, SILENT, answer, format_b, made_by_diffusers, peer, to_format_b
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -177,28 +177,6 @@ def test_prefixes(small, tmp_path, prefix, names):
 
 # --- the family: networks of other shapes ------------------------------------------------------------------------
 
-# config.json of google/ddpm-celebahq-256 and its kin, in the words of an early version of diffusers
-LARGER = {
-    "_class_name": "UNet2DModel",
-    "_diffusers_version": "0.0.4",
-    "act_fn": "silu",
-    "attention_head_dim": None,
-    "block_out_channels": [128, 128, 256, 256, 512, 512],
-    "center_input_sample": False,
-    "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
-    "downsample_padding": 0,
-    "flip_sin_to_cos": False,
-    "freq_shift": 1,
-    "in_channels": 3,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-06,
-    "norm_num_groups": 32,
-    "out_channels": 3,
-    "sample_size": 256,
-    "time_embedding_type": "positional",
-    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
-}
 OTHERS = {
     "celebahq, narrow": (
         LARGER | {"block_out_channels": [32, 32, 64, 64, 128, 128]},
@@ -212,13 +190,6 @@ OTHERS = {
         UNetConfig(40, 3, 6, ch=16, ch_mult=(1, 3, 2), num_res_blocks=1, attn_resolutions=(40, 10), norm_groups=8),
     ),
 }
-
-
-def made_by_diffusers(settings, folder):
-    other = UNet2DModel(**{k: v for k, v in settings.items() if not k.startswith("_")}).eval()
-    randomised(other, seed=6).save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(settings))
-    return other
 
 
 @pytest.mark.parametrize("name", OTHERS)

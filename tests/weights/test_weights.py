@@ -231,6 +231,16 @@ def test_an_absurd_network_takes_no_memory(run, tmp_path, unet):
         assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize("schedule", [{"T": 10**12}, {"T": "x"}, {}, [1], {"T": float("nan")}], ids=str)
+def test_an_absurd_schedule_takes_no_memory(run, tmp_path, schedule):
+    path = tmp_path / "w.safetensors"
+    description = export(run[0] / CHECKPOINT, path)
+    save_tensors(path, load_tensors(path)[0], description | {"schedule": schedule})
+    with pytest.raises(CheckpointError, match="does not hold the weights of the network it describes") as e:
+        load(str(path))
+    assert "\n" not in str(e.value)
+
+
 def test_a_description_nested_too_deep(run, tmp_path):
     path = tmp_path / "w.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata={"ddim_core": "[" * 10**5 + "]" * 10**5})
