@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("download", help="fetch public weights into the cache, and verify them")
     p.add_argument(
-        "name", metavar="NAME", help="cifar10: the original model, 143 MB; or google/ddpm-cifar10-32[@REVISION]"
+        "name",
+        metavar="NAME",
+        help="cifar10: the original model, 143 MB; or one from the Hugging Face hub, google/ddpm-cifar10-32[@REVISION], "
+        "google/ddpm-NAME-256 or google/ddpm-ema-NAME-256 with celebahq, bedroom, church or cat",
     )
     p.epilog = (
         "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; for the Hugging Face hub, the hub's own. "
@@ -135,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_WEIGHTS = """mnist; kanji; cifar10 or google/ddpm-cifar10-32, which are downloaded once; a file FILE.safetensors that
-`ddim export` wrote; or public weights for CIFAR-10: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
+_WEIGHTS = """mnist; kanji; what `ddim download` knows, downloaded once; a file FILE.safetensors that `ddim export` wrote; or
+public weights of the original model: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
 
 
 def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
@@ -412,16 +415,10 @@ def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from .files import sha256_file
-    from .weights.download import fetch_hub, is_hub
-    from .weights.formats import fetch, source
+    from .weights.registry import find
 
-    if is_hub(args.name):
-        path = fetch_hub(args.name)
-        print(f"{path}: sha256:{sha256_file(path)}, as the hub states it")
-        return 0
-    origin = source(args.name)
-    print(f"{fetch(origin)}: {origin.hash}, verified")
+    place = find(args.name, "public")
+    print(f"{place.fetch()}: {place.proof}")
     return 0
 
 

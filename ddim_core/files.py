@@ -20,7 +20,6 @@ from torch import Tensor
 from .errors import CheckpointError, DiskError
 
 __all__ = [
-    "has_description",
     "load_tensors",
     "read_description",
     "read_tensors",
@@ -106,16 +105,15 @@ def read_description(path: str | Path, kind: str | None = None) -> dict:
         return _description(f, path, kind)
 
 
-def has_description(path: str | Path) -> bool:
-    """Whether a safetensors file was written by `save_tensors`. Raises CheckpointError: no such file, or none."""
-    with _opened(path) as f:
-        return _KEY in (f.metadata() or {})
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
+    """The tensors of a safetensors file of anybody's, and the description, if `save_tensors` wrote it.
 
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of anybody's. Raises CheckpointError: no such file, or a damaged one."""
+    Raises CheckpointError: no such file, or a damaged one.
+    """
     with _opened(path) as f:
-        return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
+        if _KEY not in (f.metadata() or {}):
+            return {name: f.get_tensor(name) for name in f.keys()}, None  # noqa: SIM118 (not a dict)
+    return load_tensors(path)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -126,7 +124,7 @@ def sha256_file(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str | Path):
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False too for a name that no file can have
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(str(path), framework="pt") as f:
@@ -138,7 +136,7 @@ def _opened(path: str | Path):
 def _description(f, path: str | Path, kind: str | None) -> dict:
     try:
         description = json.loads((f.metadata() or {})[_KEY])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, json.JSONDecodeError, RecursionError):  # the last where it is nested too deep
         description = None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description")
