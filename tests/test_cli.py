@@ -1,5 +1,7 @@
 """The command `ddim`: what it makes, and one line and an exit code for every fault."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +136,15 @@ FAULTS = [
     (2, "--out must end in .png or .npy, got x.jpg", [*SAMPLE, "--out", "x.jpg"]),
     (2, "--columns must be at least 1, got 0", [*SAMPLE, "--columns", "0"]),
     (2, "device 'cuda:99' cannot be used", [*SAMPLE, "--device", "cuda:99"]),
+    (2, "device 'meta' cannot be used", [*SAMPLE, "--device", "meta"]),
+    (2, "device 'mkldnn' cannot be used", [*SAMPLE, "--device", "mkldnn"]),
+    (2, "amp must be auto, fp32, bf16 or fp16, got 'half'", [*SAMPLE, "--amp", "half"]),
+    (2, "amp fp16 needs a CUDA GPU", [*SAMPLE, "--amp", "fp16", "--device", "cpu"]),
+    (
+        2,
+        "1000000000 pictures are too many for one PNG: --n 24855 at most, or --out FILE.npy",
+        [*SAMPLE, "--n", "1000000000"],
+    ),
     (2, "--out must end in .safetensors, got w.pt", ["export", "{files}/run/last.safetensors", "--out", "w.pt"]),
     (2, "unknown data set 'cats'", ["data", "cats"]),
     (2, "unknown weights 'cats'", ["info", "cats"]),
@@ -162,6 +174,8 @@ FAULTS = [
     (6, "cannot write {files}/file/run/config.json", [*TRAIN, "--out", "{files}/file/run"]),
     (6, "cannot write {files}/file/config.json", [*TRAIN, "--out", "{files}/file"]),
     (6, "cannot write {files}/file/x.png", [*SAMPLE, "--out", "{files}/file/x.png"]),
+    (6, "cannot write {files}/file/x.npy", [*SAMPLE, "--out", "{files}/file/x.npy"]),
+    (6, "cannot write new/x.npy (3136000.0 GB, and ", [*SAMPLE, "--out", "new/x.npy", "--n", "1000000000000"]),
     (
         6,
         "cannot write {files}/file/w.safetensors",
@@ -400,6 +414,90 @@ def test_sample_npy(files):
     assert np.abs(clipped - a).max() > 0.1
 
 
+def test_sample_npy_is_the_file_that_numpy_writes(files, monkeypatch):
+    """Although it is written batch by batch, none of which stays in memory."""
+    drawn = []
+
+    def watched(*args, **options):
+        images = generate(*args, **options)
+        drawn.append((len(images), options["first"]))
+        return images
+
+    monkeypatch.setattr(sys.modules["ddim_core.sample"], "generate", watched)
+    argv = ["--n", "7", "--steps", "2", "--batch-size", "3", "--seed", "5", "--out", "a.npy"]
+    assert ddim("sample", "--weights", files / "w.safetensors", *argv) == 0
+    assert drawn == [(3, 0), (3, 3), (1, 6)]
+    model, schedule = load_weights(files / "w.safetensors")
+    np.save("b.npy", generate(model, schedule, 7, steps=2, batch_size=3, seed=5).numpy())
+    assert Path("a.npy").read_bytes() == Path("b.npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.npy"])
+@pytest.mark.parametrize("when", [0, 1], ids=["in the first batch", "in the second batch"])
+def test_out_of_memory(files, monkeypatch, capsys, name, when):
+    batches = iter(range(9))
+
+    def limited(*args, **options):
+        if next(batches) == when:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+            )
+        return generate(*args, **options)
+
+    monkeypatch.setattr(sys.modules["ddim_core.sample"], "generate", limited)
+    Path(name).write_text("old")
+    assert ddim(*(a.format(files=files) for a in SAMPLE), "--batch-size", "1", "--out", name) == 2
+    assert capsys.readouterr().err == "ddim: out of memory: draw fewer pictures at once with --batch-size\n"
+    assert tree(".") == {Path(name): b"old"}
+
+
+def test_sample_amp(files):
+    argv = ["sample", "--weights", files / "w.safetensors", "--n", "2", "--steps", "3", "--device", "cpu", "--out"]
+    for name, options in [("plain", []), ("fp32", ["--amp", "fp32"]), ("bf16", ["--amp", "bf16"])]:
+        assert ddim(*argv, f"{name}.npy", *options) == 0
+    plain, bf16 = np.load("plain.npy"), np.load("bf16.npy")
+    assert Path("plain.npy").read_bytes() == Path("fp32.npy").read_bytes()
+    model, schedule = load_weights(files / "w.safetensors")
+    np.testing.assert_array_equal(bf16, generate(model, schedule, 2, steps=3, amp="bf16").numpy())
+    assert bf16.dtype == np.float32
+    assert (bf16 != plain).any()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_bar_on_a_terminal_only(files, mnist, monkeypatch, capsys, terminal):
+    for command in (["sample", "--out", "x.png"], ["sample", "--out", "x.npy"], ["evaluate", "--data", mnist]):
+        err = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr("sys.stderr", err)
+        options = ["--weights", files / "w.safetensors", "--n", "5", "--steps", "4", "--batch-size", "2"]
+        assert ddim(*command, *options) == 0
+        assert ("12/12" in err.getvalue()) == bool(err.getvalue()) == terminal
+        assert "12/12" not in capsys.readouterr().out
+
+
+def test_a_fault_does_not_share_a_line_with_the_bar(files, monkeypatch):
+    """A disk that is full after the first batch of three."""
+
+    class Full:
+        def cpu(self):
+            return self
+
+        def numpy(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    err, batches = Terminal(), iter([torch.zeros(1, 1, 28, 28), Full()])
+    monkeypatch.setattr("sys.stderr", err)
+    monkeypatch.setattr(sys.modules["ddim_core.sample"], "generate", lambda *args, **options: next(batches))
+    assert ddim(*(a.format(files=files) for a in SAMPLE), "--n", "3", "--batch-size", "1", "--out", "x.npy") == 6
+    message = "ddim: cannot write x.npy (No space left on device): free some space"
+    assert err.getvalue().splitlines()[-1] == message
+    assert tree(".") == {}
+
+
 def test_sample_by_name():
     assert ddim("sample", "--weights", "mnist", "--n", "2", "--steps", "2", "--out", "x.png") == 0
     assert pixels("x.png").shape[::-1] == (2 * 62, 2 * 32)
@@ -466,7 +564,7 @@ def test_evaluate(files, mnist, capsys):
     figures = json.loads(Path("figures.json").read_text())
     assert figures["weights_sha256"] == describe("mnist")["sha256"]
     assert figures["classifier_test_accuracy"] > 0.8
-    assert (figures["samples"], figures["steps"], figures["seed"], figures["eta"]) == (6, 4, 0, 0.0)
+    assert [figures[k] for k in ("samples", "steps", "seed", "eta", "amp")] == [6, 4, 0, 0.0, "fp32"]
     assert sum(figures["samples_a_digit"]) == 6
     assert 0 <= figures["share_sure_of_samples"] <= 1
     assert "of 6 samples at 4 steps" in out

@@ -221,6 +221,22 @@ def test_the_content_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     assert calls == ["fsync", "replace", "fsync"], "the file, its new name, the folder"
 
 
+def test_a_file_in_parts_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "x"
+    write_atomically(path, (part for part in [b"one ", b"", b"two"]))
+    assert path.read_bytes() == b"one two"
+    for fault in (ValueError("of what makes the parts"), KeyboardInterrupt()):
+
+        def parts(fault=fault):
+            yield b"three"
+            raise fault
+
+        with pytest.raises(type(fault)):
+            write_atomically(path, parts())
+        assert path.read_bytes() == b"one two"
+        assert os.listdir(tmp_path) == ["x"]
+
+
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("here already")
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "deeper" / "x"):

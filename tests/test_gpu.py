@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers import TINY, TINY_RUN, randn, relative, tiny_images, tiny_unet
 
-from ddim_core import Schedule, generate, image_noise, run, sample
-from ddim_core.device import choose_amp, choose_device
+from ddim_core import Adapter, Schedule, generate, image_noise, run, sample
+from ddim_core.device import choose_amp, choose_device, enough_memory
+from ddim_core.errors import UsageError
 from ddim_core.run import CHECKPOINT
 from ddim_core.sample import image_generators
 from ddim_core.train import Trainer, train
@@ -73,6 +74,36 @@ def test_the_walk_does_not_wait():
         with no_waiting():
             states = list(sample(model, schedule, xT, tau, eta=eta, generator=generator))
         assert len(states) == 11
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_the_walk_in_half_precision_does_not_wait_and_is_nearly_that_in_float32(amp):
+    model, schedule = load_pretrained("mnist", "cuda")
+    xT, tau = image_noise(image_generators(0, 4), (1, 28, 28)).cuda(), schedule.timesteps(10)
+    *_, exact = sample(model, schedule, xT, tau)
+    list(sample(model, schedule, xT, tau, amp=amp))
+    with no_waiting():
+        *_, rough = sample(model, schedule, xT, tau, amp=amp)
+    assert rough.xt.dtype == torch.float32
+    assert 1e-6 < relative(rough.xt, exact.xt) < 0.05
+
+
+def test_pictures_are_drawn_where_the_network_lies_or_where_they_should():
+    asked = []
+
+    def function(xt, t):
+        asked.append((xt.device.type, t.device.type))
+        return 0.5 * xt
+
+    assert generate(function, Schedule.linear(), 3, steps=2, shape=(1, 4, 4), device="cuda").device.type == "cuda"
+    assert set(asked) == {("cuda", "cuda")}
+    assert generate(Adapter(tiny_unet().cuda()), Schedule.linear(), 3, steps=2).device.type == "cuda"
+    assert generate(tiny_unet().cuda().double(), Schedule.linear(), 3, steps=2).dtype == torch.float64
+
+
+def test_a_gpu_without_memory_ends_in_one_line():
+    with pytest.raises(UsageError, match="out of memory: choose less"), enough_memory("choose less"):
+        torch.empty(10**15, device="cuda")
 
 
 def test_training_takes_the_steps_that_the_cpu_takes():
