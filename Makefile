@@ -84,8 +84,8 @@ links: $(READY)
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
 
 # the project's address, in every place where it stands:  make address URL=https://github.com/someone/ddim-book
-address: $(READY)
-	$(PY) book/_ext/address.py $(URL)
+address:
+	$(PYTHON) book/_ext/address.py $(URL)
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis
