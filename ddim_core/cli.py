@@ -6,12 +6,11 @@ Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 ch
 
 import argparse
 import json
+import math
 import os
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from . import __version__
@@ -72,9 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
     p.add_argument("--lr", type=float)
+    p.add_argument("--loss-weight", help="plain, balanced or min-snr: how much each t counts in the loss")
     p.add_argument("--seed", type=int)
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
     p.add_argument("--amp", default="auto", help="auto, fp32, bf16 or fp16")
+    p.add_argument("--compile", action="store_true", help="compile the network first: pays in a long run on a GPU")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.set_defaults(run=_train)
 
@@ -152,6 +153,7 @@ def _eta(text: str) -> float | str:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from . import run
     from . import train as training
     from .data import load_dataset
 
@@ -160,28 +162,27 @@ def _train(args: argparse.Namespace) -> int:
         raise UsageError("--init is for a new run of a network that draws: leave it out")
     if args.recipe == "classifier":
         return _train_classifier(args)
-    changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "seed", "dataset")}
+    changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "loss_weight", "seed", "dataset")}
     config = training.recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
-    checkpoint = args.out / training.CHECKPOINT
+    checkpoint = args.out / run.CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
     with training.processes():
         with training.first_alone():
             data = load_dataset(config.dataset, args.data, limit=args.limit)
-        trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp)
+        trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
         if args.resume:
-            trainer.load(checkpoint)
+            run.load(trainer, checkpoint)
         elif args.init:
-            trainer.start_from(args.init)
+            run.start_from(trainer, args.init)
         if trainer.steps_done >= trainer.total_steps:
             print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
             return 0
-        first = trainer.rank == 0
-        if first:
-            _write_run(args.out, trainer, args.command_line)
-        with _Stop() as stop:
-            _follow(trainer, training.train(trainer, args.out, stop=stop), args, show=first)
-        if stop.signal and first:
+        if trainer.rank == 0:
+            run.write_start(trainer, args.out, args.command_line)
+        with run.Stop() as stop:
+            run.follow(trainer, training.train(trainer, args.out, stop=stop), args.out, bar=not args.quiet)
+        if stop.signal and trainer.rank == 0:
             print(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
     return 128 + stop.signal if stop.signal else 0
 
@@ -223,11 +224,10 @@ def _samples(args: argparse.Namespace, shape: tuple[int, int, int] | None = None
 
 def _sample(args: argparse.Namespace) -> int:
     import io
-    import math
 
     import numpy as np
 
-    from .checkpoint import write_atomically
+    from .files import write_atomically
     from .plots import png, tile
 
     kind = args.out.suffix.lower()
@@ -248,8 +248,8 @@ def _sample(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from . import metrics
-    from .checkpoint import write_atomically
     from .data import load_dataset
+    from .files import write_atomically
     from .weights import describe
 
     classifier = metrics.load_classifier()
@@ -281,8 +281,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from . import kanji, kuzushiji
-    from .data import ATTRIBUTION, CACHE, load_dataset
+    from .data import ATTRIBUTION, CACHE, kanji, kuzushiji, load_dataset
 
     name, folder = args.dataset, args.data
     count = kuzushiji.COUNT if args.count is None else args.count
@@ -307,7 +306,7 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _draw_brush_kanji(folder: Path, fonts: Path | None) -> None:
-    from .kanji import render_brush
+    from .data.kanji import render_brush
 
     def report(font: str, kept: int, listed: int) -> None:
         print(f"{font}: {kept} of {listed} kanji", flush=True)
@@ -319,9 +318,9 @@ def _draw_brush_kanji(folder: Path, fonts: Path | None) -> None:
 def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
     from tqdm import tqdm
 
-    from .checkpoint import sha256_file
+    from .data.kuzushiji import REPORTED_SHA256, fetch, unpack
     from .errors import DataError
-    from .kuzushiji import REPORTED_SHA256, fetch, unpack
+    from .files import sha256_file
 
     archive = given or folder / "kkanji.tar"
     if given is None and not archive.exists():
@@ -344,9 +343,9 @@ def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from .checkpoint import sha256_file
-    from .hub import fetch_hub, is_hub
-    from .public import fetch, source
+    from .files import sha256_file
+    from .weights.download import fetch_hub, is_hub
+    from .weights.formats import fetch, source
 
     if is_hub(args.name):
         path = fetch_hub(args.name)
@@ -374,101 +373,3 @@ def _info(args: argparse.Namespace) -> int:
 
     print(json.dumps(describe(args.name), indent=1))
     return 0
-
-
-def _follow(trainer, steps, args, show: bool) -> None:
-    """Show progress; at the end of each epoch, print its metrics and draw a grid of samples."""
-    from tqdm import tqdm
-
-    from .checkpoint import write_atomically
-    from .plots import png, tile
-    from .sample import generate
-
-    bar = tqdm(
-        total=trainer.total_steps * trainer.batch_size,
-        initial=trainer.steps_done * trainer.batch_size,
-        unit=" images",
-        unit_scale=True,
-        mininterval=1.0,
-        disable=args.quiet or not show,
-        dynamic_ncols=True,
-        bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-    )
-    with bar:
-        for step in steps:
-            bar.update(trainer.batch_size)
-            if step.step % 20 == 0:
-                bar.set_description_str(f"epoch {step.epoch}/{trainer.config.epochs}", refresh=False)
-                bar.set_postfix_str(f"loss {step.loss.item():.4f}", refresh=False)
-            if step.metrics and show:
-                samples = generate(trainer.ema, trainer.schedule, 64, steps=20, seed=0)
-                write_atomically(args.out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
-                bar.write(
-                    f"epoch {step.epoch}: loss {step.metrics['loss']:.5f}, "
-                    f"{step.metrics['images_per_second']:.0f} images/s",
-                    file=sys.stdout,
-                )
-                sys.stdout.flush()
-
-
-def _write_run(out: Path, trainer, command: str) -> None:
-    """Beside the checkpoint: the resolved configuration, and one line for every start of the run."""
-    import torch
-
-    from .checkpoint import write_atomically
-
-    for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
-        stale.unlink()
-    config = {"config": asdict(trainer.config), "data_sha256": trainer.data_sha256, "images": len(trainer.images)}
-    write_atomically(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-    start = {
-        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        "from_step": trainer.steps_done,
-        **({"init": trainer.origin["sha256"]} if trainer.origin else {}),
-        "command": command,
-        "commit": _commit(),
-        "version": __version__,
-        "torch": torch.__version__,
-        "processes": trainer.world,
-        "device": str(trainer.device),
-        "amp": trainer.amp,
-    }
-    starts = out / "starts.jsonl"
-    before = starts.read_bytes() if starts.exists() else b""
-    write_atomically(starts, before + (json.dumps(start) + "\n").encode())
-
-
-def _commit() -> str | None:
-    """The commit of the code, where it runs from its repository; with a + where files differ from it."""
-
-    def git(*args: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside another project, it is not tracked
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", ".") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-class _Stop:
-    """Turns SIGINT and SIGTERM into an answer to `stop()`; a second SIGINT interrupts at once, as usual."""
-
-    signal = 0
-
-    def __enter__(self):
-        self.old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception):
-        for s, handler in self.old.items():
-            signal.signal(s, handler)
-
-    def __call__(self) -> bool:
-        return self.signal != 0
-
-    def _note(self, number, frame):
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number

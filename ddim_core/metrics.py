@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import load_tensors, save_tensors
 from .data import fingerprint, to_model
 from .errors import CheckpointError
-from .noise import derive_seed
+from .files import load_tensors, save_tensors
+from .seeds import derive_seed
 from .weights import verified
 
 __all__ = [

@@ -8,6 +8,7 @@ import torch
 from .errors import UsageError
 from .schedule import Schedule
 from .unet import UNetConfig
+from .weighting import LOSS_WEIGHTS
 
 __all__ = ["RECIPES", "TrainConfig", "choose_amp", "choose_device", "recipe"]
 
@@ -25,6 +26,8 @@ class TrainConfig:
         batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
         lr: learning rate of Adam after `warmup` steps; "cosine" takes it to zero at the last step, "constant" does not.
         clip_norm: largest norm of the gradient, None for no limit.
+        loss_weight: how much each t counts, see `weighting`: "plain", all the same; "balanced", by the inverse of the
+            loss lately measured there; "min-snr".
         ema_decay: decay d of the averaged weights; at step k it is min(d, (1 + k) / (10 + k)).
         T, beta_1, beta_T: the schedule.
         seed: of all random draws.
@@ -41,6 +44,7 @@ class TrainConfig:
     lr_decay: str = "cosine"
     warmup: int = 200
     clip_norm: float | None = 1.0
+    loss_weight: str = "plain"
     ema_decay: float = 0.999
     T: int = 1000
     beta_1: float = 1e-4
@@ -56,6 +60,8 @@ class TrainConfig:
             raise UsageError(f"lr must be positive, got {self.lr}")
         if self.lr_decay not in ("cosine", "constant"):
             raise UsageError(f"lr_decay must be cosine or constant, got {self.lr_decay!r}")
+        if self.loss_weight not in LOSS_WEIGHTS:
+            raise UsageError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {self.loss_weight!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UsageError(f"clip_norm must be positive or None, got {self.clip_norm}")
         if not 0 <= self.ema_decay < 1:
@@ -75,6 +81,7 @@ RECIPES: dict[str, TrainConfig] = {
     # 1.62 M parameters: small enough to sample in a browser and to train on a CPU
     "mnist": TrainConfig(
         UNetConfig(28, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.0, norm_groups=8),
+        epochs=10,
         batch_size=64,
     ),
     # 25.8 M parameters, the channels of the original model: for a GPU

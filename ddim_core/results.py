@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import write_atomically
 from .errors import DataError
+from .files import write_atomically
 from .weights import manifest
 
 __all__ = ["load_result", "results", "save_result"]

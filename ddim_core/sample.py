@@ -19,8 +19,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .noise import image_generators, image_noise
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
+from .seeds import image_generators, image_noise
 
 __all__ = ["SIGMA_HAT", "Step", "ddim_step", "encode", "generate", "lerp", "sample", "slerp"]
 

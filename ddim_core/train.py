@@ -10,35 +10,32 @@ seeds derived of (seed, k), so neither an interruption nor the number of process
 an interruption, but is drawn by each process for itself.)
 """
 
-import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .checkpoint import load_tensors, save_tensors, write_atomically
 from .data import fingerprint, to_model
-from .errors import CheckpointError, NonFiniteError, UsageError
-from .noise import derive_seed
+from .errors import UsageError
 from .recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
+from .run import CHECKPOINT, Record, save, write_metrics
 from .schedule import add_noise
+from .seeds import derive_seed
 from .unet import UNet
+from .weighting import LossByTime, min_snr
 
 __all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "recipe", "train"]
 
-CHECKPOINT = "last.safetensors"
-METRICS = "metrics.jsonl"
-_CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SAVE_EVERY = 900  # seconds: of an epoch that takes hours, no more is lost
+_SAVE_APART = 10  # seconds between the ends of two epochs that are saved: on a GPU one may take a second
 _AGREE_EVERY = 4  # steps between agreements of several processes on whether to stop
 _INIT, _ORDER, _DRAW, _DROPOUT = range(4)  # purposes of seeds
 
@@ -49,7 +46,7 @@ class TrainStep:
 
     Attributes:
         step: number of steps done; epoch: number of the epoch it belongs to, from 1.
-        loss: the step's loss, a tensor on the device (reading it makes a GPU wait). lr: its learning rate.
+        loss: the step's loss without weights, a tensor on the device (reading it makes a GPU wait). lr: its learning rate.
         metrics: at the last step of an epoch, that epoch's line of the metrics file; else None.
     """
 
@@ -69,12 +66,22 @@ class Trainer:
         config: the run.
         images: uint8 `[N, C, H, W]`; moved to the device once.
         device, amp: see `choose_device` and `choose_amp`.
+        compile: have torch.compile turn the network into fewer, larger kernels: a minute or two at the start, which a
+            long run on a GPU wins back.
 
     Raises:
         UsageError: images that do not fit the network, or more processes than pictures in a batch.
     """
 
-    def __init__(self, config: TrainConfig, images: Tensor, *, device: str | None = None, amp: str = "auto"):
+    def __init__(
+        self,
+        config: TrainConfig,
+        images: Tensor,
+        *,
+        device: str | None = None,
+        amp: str = "auto",
+        compile: bool = False,
+    ):
         u = config.unet
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != (u.in_channels, u.resolution, u.resolution):
             raise UsageError(
@@ -94,22 +101,29 @@ class Trainer:
             torch.manual_seed(derive_seed(config.seed, _INIT))
             self.model = UNet(config.unet).to(self.device).train()
             self.ema = UNet(config.unet).to(self.device).eval().requires_grad_(False)
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:  # the layout that its convolutions work in
+            self.model.to(memory_format=torch.channels_last)
+            self.ema.to(memory_format=torch.channels_last)
         self.ema.load_state_dict(self.model.state_dict())
         self.parallel = self.model
         if self.world > 1:
             # harmless, and said once a process: 1x1 convolutions leave gradients with strides of their own on a CPU
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self.parallel = nn.parallel.DistributedDataParallel(self.model)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        if compile:
+            # one process on a GPU replays its kernels as one graph
+            mode = "reduce-overhead" if on_gpu and self.world == 1 else None
+            self.parallel = torch.compile(self.parallel, mode=mode)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=on_gpu)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.generator = torch.Generator(self.device)
         self.steps_done = 0
-        self.history: list[dict] = []
+        self.record = Record(self.device)
         self.origin: dict | None = (
             None  # the weights that the run started from, where it did not start from random ones
         )
-        self._loss_sum = torch.zeros((), dtype=torch.float64 if self.device.type != "mps" else None, device=self.device)
-        self._seconds = 0.0
+        self.loss_by_time = LossByTime(self.schedule.T, device=self.device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
@@ -150,10 +164,11 @@ class Trainer:
         xt = add_noise(x0, t, eps, self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
+        self.optimizer.zero_grad(set_to_none=True)
         with self._dropout_seed(step), self._autocast():
             prediction = self.parallel(xt, t)
-        loss = (prediction.float() - eps).square().mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        losses = (prediction.float() - eps).square().flatten(1).mean(1)
+        loss = losses.mean() if config.loss_weight == "plain" else (self.weight(t) * losses).mean()
         self.scaler.scale(loss).backward()
         if config.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -162,17 +177,23 @@ class Trainer:
         self.scaler.update()
         self._update_ema(step)
         self.steps_done = step + 1
-        loss = loss.detach()
-        if self.world > 1:
-            dist.all_reduce(loss)
-            loss /= self.world
-        self._loss_sum += loss
-        self._seconds += time.perf_counter() - start
-        at_end = self.steps_done % self.steps_per_epoch == 0
-        if at_end or self.steps_done % _CHECK_EVERY == 0:
-            self._check_finite()
-        metrics = self._close_epoch() if at_end else None
+        loss = self._note_losses(t, losses.detach())
+        metrics = self.record.add(self, loss, time.perf_counter() - start)
         return TrainStep(self.steps_done, step // self.steps_per_epoch + 1, loss, self.lr(step), metrics)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """How much a picture at each of these times counts in the loss, `[B]`."""
+        if self.config.loss_weight == "balanced":
+            return self.loss_by_time.weight(t)
+        return min_snr(t, self.schedule) if self.config.loss_weight == "min-snr" else torch.ones_like(t).float()
+
+    def _note_losses(self, t: Tensor, losses: Tensor) -> Tensor:
+        """Enter the losses of this process's pictures; returns the mean over all processes, without weights."""
+        added = self.loss_by_time.measured(t, losses)
+        if self.world > 1:
+            dist.all_reduce(added)
+        self.loss_by_time.add(added, self.batch_size)
+        return added[0].sum() / self.batch_size
 
     def _autocast(self):
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
@@ -193,127 +214,14 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(self._loss_sum.item()):
-            self._refuse("the loss is")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise NonFiniteError(
-            f"{what} not finite by step {self.steps_done} (lr {self.lr(self.steps_done - 1):.2g}, {self.amp}): "
-            "the last checkpoint is untouched; go on from it with a smaller --lr or with --amp fp32"
-        )
-
-    def _close_epoch(self) -> dict:
-        done = self.steps_per_epoch
-        metrics = {
-            "epoch": self.steps_done // done,
-            "step": self.steps_done,
-            "loss": round(self._loss_sum.item() / done, 6),
-            "lr": self.lr(self.steps_done - 1),
-            "seconds": round(self._seconds, 1),
-            "images_per_second": round(done * self.batch_size / max(self._seconds, 1e-9), 1),
-            "processes": self.world,
-            "device": self.device.type,
-            "amp": self.amp,
-            "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        }
-        self.history.append(metrics)
-        self._loss_sum.zero_()
-        self._seconds = 0.0
-        return metrics
-
-    def start_from(self, name: str) -> None:
-        """Begin with the weights of this name or path instead of random ones; only before the first step.
-
-        Raises:
-            UsageError: weights of another network or schedule than the run's, or steps were done. Else as `weights.load`.
-        """
-        from .weights import describe, load
-
-        if self.steps_done:
-            raise UsageError(f"after {self.steps_done} steps a run cannot begin anew: leave --init out")
-        model, schedule = load(name)
-        other = None
-        if not isinstance(model, UNet):
-            other = "counting of time"  # public weights, behind an adapter
-        elif replace(model.config, dropout=self.config.unet.dropout) != self.config.unet:
-            other = "network"
-        elif not torch.equal(schedule.alpha, self.schedule.alpha):
-            other = "schedule"
-        if other:
-            raise UsageError(f"--init {name}: these weights are of another {other} than the run: choose its recipe")
-        self.model.load_state_dict(model.state_dict())
-        self.ema.load_state_dict(model.state_dict())
-        description = describe(name)
-        self.origin = {"weights": name, "sha256": description["sha256"], "provenance": description["provenance"]}
-
-    def save(self, path: str | Path) -> None:
-        """Write the whole state, atomically. Raises DiskError; NonFiniteError rather than saving a broken state."""
-        self._check_finite()
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            self._refuse("a parameter is")
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        tensors["loss_sum"] = self._loss_sum
-        description = {
-            "kind": "training",
-            "config": asdict(self.config),
-            "steps_done": self.steps_done,
-            "seconds": self._seconds,
-            "history": self.history,
-            "data_sha256": self.data_sha256,
-            "images": len(self.images),
-            "origin": self.origin,
-            "amp": self.amp,
-            "scaler": self.scaler.state_dict(),
-        }
-        save_tensors(path, tensors, description)
-
-    def load(self, path: str | Path) -> None:
-        """Go on from a state that `save` wrote: the next step is the one that would have come.
-
-        Raises:
-            CheckpointError: no such file, a damaged one, or one of another run (other network, data or settings;
-            the number of epochs may differ).
-        """
-        tensors, description = load_tensors(path, kind="training")
-        saved, mine = description["config"], json.loads(json.dumps(asdict(self.config)))
-        different = sorted(k for k in mine if k != "epochs" and mine[k] != saved.get(k))
-        if different:
-            raise CheckpointError(
-                f"{path} is of a run with another {', '.join(different)}: use its settings or another --out"
-            )
-        if description["data_sha256"] != self.data_sha256:
-            raise CheckpointError(f"{path} is of a run on other images: use its data or another --out")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.ema.load_state_dict(part("ema."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in part("optimizer.").items():
-            i, key = name.split(".")
-            state.setdefault(int(i), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        if self.scaler.is_enabled() and description["scaler"]:
-            self.scaler.load_state_dict(description["scaler"])
-        self._loss_sum.copy_(tensors["loss_sum"])
-        self._seconds = description["seconds"]
-        self.steps_done = description["steps_done"]
-        self.history = description["history"]
-        self.origin = description.get("origin")
-
 
 def train(
     trainer: Trainer, out: str | Path | None = None, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[TrainStep]:
     """Run to the end of the last epoch, yielding after each step.
 
-    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch, within a
-    long epoch every 15 minutes, and when `stop()` turns true (looked at after each step; after every 4th with several
+    With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch (of short
+    ones not more than every 10 seconds), within a long epoch every 15 minutes, and when `stop()` turns true (looked at after each step; after every 4th with several
     processes, which agree on it), and the loop ends.
 
     Raises:
@@ -323,12 +231,13 @@ def train(
     while trainer.steps_done < trainer.total_steps:
         result = trainer.step()
         stopping = _agree(stop, trainer)
-        due = result.metrics or stopping or time.monotonic() - saved > _SAVE_EVERY
+        age = time.monotonic() - saved
+        at_end = result.metrics and (age > _SAVE_APART or trainer.steps_done == trainer.total_steps)
+        due = at_end or stopping or age > _SAVE_EVERY
         if out is not None and trainer.rank == 0 and due:
-            trainer.save(Path(out) / CHECKPOINT)
+            save(trainer, Path(out) / CHECKPOINT)
+            write_metrics(trainer, Path(out))
             saved = time.monotonic()
-            lines = "".join(json.dumps(line) + "\n" for line in trainer.history)
-            write_atomically(Path(out) / METRICS, lines.encode())
         yield result
         if stopping:
             return

@@ -22,13 +22,15 @@ import torch
 from helpers import TINY, TINY_28, TINY_RUN, tiny_images
 
 from ddim_core import train as training
-from ddim_core.checkpoint import load_tensors
 from ddim_core.cli import main
 from ddim_core.errors import DDIMError
+from ddim_core.files import load_tensors
 from ddim_core.recipes import RECIPES
-from ddim_core.train import CHECKPOINT, Trainer, train
+from ddim_core.run import CHECKPOINT, load
+from ddim_core.train import Trainer, train
 
 torch.set_num_threads(1)
+training._SAVE_APART = 0  # tiny epochs are saved each
 RECIPES["tiny"] = TINY_28
 
 
@@ -84,7 +86,7 @@ def killed_in_training(folder: Path) -> dict:
     def run(out: Path) -> None:
         trainer = Trainer(config, images, amp="fp32")
         if (out / CHECKPOINT).exists():
-            trainer.load(out / CHECKPOINT)
+            load(trainer, out / CHECKPOINT)
         follow(trainer, out)
 
     straight, killed = folder / "straight", folder / "killed"

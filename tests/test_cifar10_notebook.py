@@ -14,7 +14,7 @@ from helpers import ENV, PYTHON, randomised, served
 from PIL import Image
 
 from ddim_core import UNet
-from ddim_core.public import CIFAR10
+from ddim_core.weights.formats import CIFAR10
 
 CHAPTER = Path(__file__).parents[1] / "book" / "cifar10.ipynb"
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there

@@ -17,12 +17,13 @@ import torch
 from helpers import ENV, PYTHON, TINY_28, TINY_RUN, scenario, tiny_images
 from PIL import Image
 
-from ddim_core import cli, data, generate, weights
-from ddim_core.checkpoint import load_tensors
+from ddim_core import cli, data, generate, run, weights
 from ddim_core.data import load_dataset
+from ddim_core.files import load_tensors
 from ddim_core.plots import tile
 from ddim_core.recipes import RECIPES
-from ddim_core.train import CHECKPOINT, METRICS, Trainer
+from ddim_core.run import CHECKPOINT, METRICS
+from ddim_core.train import Trainer
 from ddim_core.weights import describe, export, load_weights
 
 TRAIN = ["train", "tiny", "--dataset", "mnist-10k", "--limit", "24", "--epochs", "2", "--amp", "fp32", "--quiet"]
@@ -40,7 +41,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     trainer = Trainer(TINY_28, load_dataset("mnist-10k", limit=24).images, device="cpu", amp="fp32")
     trainer.step()
-    trainer.save(folder / "run" / CHECKPOINT)
+    run.save(trainer, folder / "run" / CHECKPOINT)
     export(folder / "run" / CHECKPOINT, folder / "w.safetensors")
     for name, path in [("run", folder / "run" / CHECKPOINT), ("w", folder / "w.safetensors")]:
         raw = bytearray(path.read_bytes())
@@ -53,7 +54,7 @@ def files(tmp_path_factory):
         (folder / f"{name}-run").mkdir()
         (folder / f"{name}-run" / CHECKPOINT).write_bytes((folder / f"{name}-run.safetensors").read_bytes())
     (folder / "other-run").mkdir()
-    Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32").save(folder / "other-run" / CHECKPOINT)
+    run.save(Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32"), folder / "other-run" / CHECKPOINT)
     (folder / "file").write_text("not a folder")
     return folder
 
@@ -354,7 +355,7 @@ def test_the_real_recipe_stops_when_told(tmp_path):
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM, err
     done = load_tensors(run / CHECKPOINT)[1]["steps_done"]
-    assert out == f"stopped at step {done} of {30 * 64}; go on with --resume\n"
+    assert out == f"stopped at step {done} of {10 * 64}; go on with --resume\n"
     assert done >= 1
     assert "Traceback" not in err
     assert (run / METRICS).read_text() == ""
@@ -445,7 +446,7 @@ def test_the_commit_is_this_project_s_or_none(tmp_path):
     git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
-    ask = [PYTHON, "-c", "from ddim_core.cli import _commit; print(_commit())"]
+    ask = [PYTHON, "-c", "from ddim_core.run import _commit; print(_commit())"]
 
     def commit():
         done = subprocess.run(ask, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True)
@@ -472,7 +473,7 @@ def test_evaluate(files, mnist, capsys):
 
 
 def test_evaluate_needs_pictures_that_the_classifier_knows(mnist, capsys, tmp_path):
-    Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32").save(tmp_path / CHECKPOINT)
+    run.save(Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32"), tmp_path / CHECKPOINT)
     export(tmp_path / CHECKPOINT, "w.safetensors")
     assert ddim("evaluate", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--data", mnist) == 2
     assert capsys.readouterr().err.endswith(

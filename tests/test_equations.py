@@ -441,6 +441,30 @@ def test_linear_loss(t):
     assert np.trace(residual) / d == near(expected, rel=1e-8)
 
 
+@holds("eq-loss-weight", code=("ddim_core.weighting.LossByTime", "ddim_core.train.Trainer"))
+def test_loss_weight():
+    """The weighted loss of a batch against a sum by hand, with L(t) kept beside the run in plain floats."""
+    images = torch.randint(0, 256, (16, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
+    trainer = Trainer(TrainConfig(unet=TINY, batch_size=8, loss_weight="balanced", clip_norm=None, lr=0.01), images)
+    trainer.model.eval()  # no dropout, which each forward pass would draw anew
+    sums, counts = [1e-3] * 50, [1e-3] * 50  # twenty times each
+    for k in range(30):
+        x0, t, eps = trainer.batch(k)
+        L = [s / n for s, n in zip(sums, counts, strict=True)]
+        w = torch.tensor([sum(L) / 50 / L[(s - 1) // 20] for s in t.tolist()])
+        a = torch.tensor([ALPHA[s] for s in t.tolist()], dtype=torch.float32).view(-1, 1, 1, 1)
+        guess = trainer.model(a.sqrt() * x0 + (1 - a).sqrt() * eps, t)
+        losses = (guess - eps).square().mean((1, 2, 3))
+        expected = torch.autograd.grad((w * losses).mean(), trainer.model.conv_out.bias)[0]
+        trainer.step()
+        torch.testing.assert_close(trainer.model.conv_out.bias.grad, expected, rtol=1e-3, atol=1e-6)
+        sums, counts = ([v * (1 - 8 / 20_000) for v in old] for old in (sums, counts))
+        for s, loss in zip(t.tolist(), losses.tolist(), strict=True):
+            sums[(s - 1) // 20] += loss
+            counts[(s - 1) // 20] += 1
+    assert w.max() > 1.3 * w.min(), "or nothing was weighed"
+
+
 @holds("eq-ema", code="ddim_core.train.Trainer")
 def test_ema():
     """The average of a parameter after some steps against a running average kept beside it."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ddim_core.checkpoint import save_tensors
 from ddim_core.data import load_dataset, to_model
 from ddim_core.errors import CheckpointError
+from ddim_core.files import save_tensors
 from ddim_core.metrics import (
     Classifier,
     Confidence,

@@ -34,9 +34,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddim_core import Schedule, UNet, add_noise, generate, image_generators, image_noise, sample
-from ddim_core.checkpoint import sha256_file
 from ddim_core.data import Dataset, load_dataset, to_model, to_uint8
-from ddim_core.kanji import _glyphs, find_fonts
+from ddim_core.data.kanji import _glyphs, find_fonts
+from ddim_core.files import sha256_file
 from ddim_core.metrics import edge_directions, nearest
 from ddim_core.results import save_result
 from ddim_core.weights import describe, load_pretrained, load_weights

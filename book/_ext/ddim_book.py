@@ -75,11 +75,21 @@ def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str,
     ]
 
 
-def empty_fontawesome_script(app: Sphinx, exception: Exception | None) -> None:
-    """Replace the theme's 1.5 MB of icons as JavaScript by nothing: its stylesheet draws the same icons from a font.
+def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """Take back what the writers tell screen readers that is not so."""
+    if "body" in context:
+        for wrong, right in (
+            # myst-nb: a name in place of the words that stand there, "Show code cell source"
+            ('<summary aria-label="Toggle hidden content">', "<summary>"),
+            # docutils: a list of what is no list item, by a role that ARIA has given up
+            ('<div role="list" class="citation-list">', '<div class="citation-list">'),
+            (' role="doc-biblioentry"', ""),
+        ):
+            context["body"] = context["body"].replace(wrong, right)
 
-    The script also swaps icons inside widgets for drawings of its own, after which Play and its slider no longer work.
-    """
+
+def empty_fontawesome_script(app: Sphinx, exception: Exception | None) -> None:
+    """Replace the theme's 1.5 MB of icons as JavaScript by nothing: its stylesheet draws the same icons from a font."""
     script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
     if exception is None and script.is_file():
         script.write_text("// icons come from the stylesheet\n")
@@ -115,6 +125,7 @@ def on_config(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", mend_roles)
     app.connect("build-finished", shrink_pictures)
     app.connect("build-finished", empty_fontawesome_script, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DataError, UnavailableError, UsageError
+from ..errors import DataError, UnavailableError, UsageError
 from .kanji import read_folder
 
 __all__ = ["DATASETS", "Dataset", "fingerprint", "from_model", "load_dataset", "to_model", "to_uint8"]

@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
-from .errors import DataError, DiskError, UnavailableError
+from ..errors import DataError, DiskError, UnavailableError
 
 __all__ = [
     "BRUSH_FONTS",

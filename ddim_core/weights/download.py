@@ -8,9 +8,9 @@ import os
 import re
 from pathlib import Path
 
-from .checkpoint import sha256_file
-from .errors import DiskError, UnavailableError
-from .public import DESCRIPTION, FORMAT_B_FILES, HUB, TIMEOUT, by_other_means
+from ..errors import DiskError, UnavailableError
+from ..files import sha256_file
+from .formats import DESCRIPTION, FORMAT_B_FILES, HUB, TIMEOUT, by_other_means
 
 __all__ = ["describe_hub", "fetch_hub", "is_hub"]
 

@@ -2,7 +2,7 @@
 
 They exist in two formats. A: a file of tensors with the names of our own U-Net, as the PyTorch port of the DDPM
 weights has it. B: a folder as diffusers writes it, `config.json` and `diffusion_pytorch_model.safetensors` or `.bin`;
-`hub` fetches one. Both hold the network of `CIFAR10`, trained on times 0, ..., T - 1 instead of 1, ..., T: see `ShiftedTime`.
+`download` fetches one. Both hold the network of `CIFAR10`, trained on times 0, ..., T - 1 instead of 1, ..., T: see `ShiftedTime`.
 """
 
 import json
@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import data
-from .checkpoint import read_tensors, sha256_file
-from .errors import CheckpointError, DiskError, UnavailableError, UsageError
-from .schedule import Schedule
-from .unet import UNet, UNetConfig
+from .. import data
+from ..errors import CheckpointError, DiskError, UnavailableError, UsageError
+from ..files import read_tensors, sha256_file
+from ..schedule import Schedule
+from ..unet import UNet, UNetConfig
 
 __all__ = [
     "CIFAR10",

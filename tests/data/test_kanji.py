@@ -16,10 +16,10 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from ddim_core import UNetConfig, cli, data, kanji
-from ddim_core.data import load_dataset
+from ddim_core import UNetConfig, cli, data
+from ddim_core.data import kanji, load_dataset
+from ddim_core.data.kanji import BRUSH_FONTS, FOLDER, find_fonts, new_folder, read_folder, read_png, render_brush
 from ddim_core.errors import DataError, DiskError, UnavailableError
-from ddim_core.kanji import BRUSH_FONTS, FOLDER, find_fonts, new_folder, read_folder, read_png, render_brush
 from ddim_core.recipes import RECIPES, TrainConfig
 
 # 營 is the old form of 営, and looks the same in the cursive font; 鑭 is empty in most; 神 stands at U+FA19

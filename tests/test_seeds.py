@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_core.noise import derive_seed, image_generators, image_noise
+from ddim_core.seeds import derive_seed, image_generators, image_noise
 
 
 def test_a_seed_is_the_same_for_ever():

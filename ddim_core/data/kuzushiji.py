@@ -14,7 +14,7 @@ from email.utils import formatdate, mktime_tz, parsedate_tz
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from .errors import DataError, DiskError, UnavailableError
+from ..errors import DataError, DiskError, UnavailableError
 from .kanji import CODE, FOLDER, new_folder, read_png
 
 __all__ = ["CHARACTERS", "COUNT", "REPORTED_SHA256", "URL", "check_count", "fetch", "unpack"]

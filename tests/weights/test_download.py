@@ -19,9 +19,9 @@ from safetensors.torch import save
 
 from ddim_core import UNet, cli
 from ddim_core.errors import CheckpointError, DiskError, UnavailableError
-from ddim_core.hub import fetch_hub, is_hub
-from ddim_core.public import CIFAR10, FORMAT_B_FILES, HUB
 from ddim_core.weights import describe, is_path, load_pretrained
+from ddim_core.weights.download import fetch_hub, is_hub
+from ddim_core.weights.formats import CIFAR10, FORMAT_B_FILES, HUB
 
 TENSORS, PICKLED = FORMAT_B_FILES
 COMMIT, OTHER = "a" * 40, "b" * 40

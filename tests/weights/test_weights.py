@@ -10,10 +10,11 @@ from helpers import TINY_RUN, randn, tiny_images
 from safetensors.torch import load_file
 
 from ddim_core import UNet, UNetConfig, generate, weights
-from ddim_core.checkpoint import load_tensors, save_tensors, sha256_file
 from ddim_core.errors import CheckpointError, DiskError, UsageError
+from ddim_core.files import load_tensors, save_tensors, sha256_file
 from ddim_core.recipes import RECIPES
-from ddim_core.train import CHECKPOINT, Trainer, train
+from ddim_core.run import CHECKPOINT
+from ddim_core.train import Trainer, train
 from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, ship, verified
 
 

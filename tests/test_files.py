@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ddim_core import checkpoint
-from ddim_core.checkpoint import load_tensors, read_description, save_tensors, sha256_file, write_atomically
+from ddim_core import files
 from ddim_core.errors import CheckpointError, DiskError
+from ddim_core.files import load_tensors, read_description, save_tensors, sha256_file, write_atomically
 
 TENSORS = {
     "a": randn(3, 2),
@@ -202,7 +202,7 @@ def test_a_fault_between_write_and_rename(file, monkeypatch, step, fault):
     def fail(*_):
         raise fault
 
-    monkeypatch.setattr(checkpoint.os, step, fail)
+    monkeypatch.setattr(files.os, step, fail)
     with pytest.raises(DiskError) as e:
         save_tensors(file, {"a": torch.ones(1000)}, {})
     remedy = "free some space" if fault.errno == 28 else "choose a folder that can be written"
@@ -215,8 +215,8 @@ def test_a_fault_between_write_and_rename(file, monkeypatch, step, fault):
 def test_the_content_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
-    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    monkeypatch.setattr(files.os, "fsync", lambda f: (calls.append("fsync"), fsync(f)))
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     write_atomically(tmp_path / "x", b"content")
     assert calls == ["fsync", "replace", "fsync"], "the file, its new name, the folder"
 
@@ -235,7 +235,7 @@ def test_a_folder_that_is_a_file(tmp_path):
 FULL = """
 import resource, signal, sys
 import torch
-from ddim_core.checkpoint import save_tensors
+from ddim_core.files import save_tensors
 from ddim_core.errors import DiskError
 
 path = sys.argv[1]
@@ -251,7 +251,7 @@ except DiskError as error:
 KILLED = """
 import os, random, signal, sys, time
 import torch
-from ddim_core.checkpoint import load_tensors, save_tensors
+from ddim_core.files import load_tensors, save_tensors
 
 folder, kills = sys.argv[1], int(sys.argv[2])
 path = os.path.join(folder, "x.safetensors")

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim_core import cli, data, kuzushiji
-from ddim_core.checkpoint import sha256_file
+from ddim_core import cli, data
+from ddim_core.data import kuzushiji
+from ddim_core.data.kanji import FOLDER, read_folder
+from ddim_core.data.kuzushiji import check_count, fetch, unpack
 from ddim_core.errors import DataError, DiskError, UnavailableError
-from ddim_core.kanji import FOLDER, read_folder
-from ddim_core.kuzushiji import check_count, fetch, unpack
+from ddim_core.files import sha256_file
 
 NAMES = [f"{FOLDER}/U+4C61/{16 * 'a'}.png", f"{FOLDER}/U+4E00/{16 * '0'}.png", f"{FOLDER}/U+20B9F/0123456789abcdef.png"]
 GOOD = f"{FOLDER}/U+4E8C/{16 * 'b'}.png"

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoint import has_description, load_tensors, read_description, save_tensors, sha256_file, write_atomically
-from .errors import CheckpointError, UsageError
-from .hub import describe_hub, fetch_hub, is_hub
-from .public import HUB, SOURCES, describe_public, describe_source, fetch, load_public, source
-from .schedule import Schedule
-from .unet import UNet, UNetConfig
+from ..errors import CheckpointError, UsageError
+from ..files import has_description, load_tensors, read_description, save_tensors, sha256_file, write_atomically
+from ..schedule import Schedule
+from ..unet import UNet, UNetConfig
+from .download import describe_hub, fetch_hub, is_hub
+from .formats import HUB, SOURCES, describe_public, describe_source, fetch, load_public, source
 
 __all__ = ["describe", "export", "is_path", "load", "load_pretrained", "load_weights", "manifest", "ship", "verified"]
 
@@ -62,7 +62,7 @@ def is_path(name: str) -> bool:
 def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
     """Load weights by name, or from a path: a file that `export` wrote, or public weights in either format.
 
-    Raises as `load_pretrained`, `load_weights` and `public.load_public`.
+    Raises as `load_pretrained`, `load_weights` and `load_public`.
     """
     if not is_path(name):
         return load_pretrained(name, device)

@@ -22,8 +22,8 @@ from ddim_core import Schedule, UNet, UNetConfig, cli, data, encode, generate, l
 from ddim_core.errors import CheckpointError, DiskError, UnavailableError, UsageError
 from ddim_core.oracle import GaussianDenoiser
 from ddim_core.plots import tile
-from ddim_core.public import CIFAR10, SOURCES, ShiftedTime, Source, authors_grid, fetch, source
 from ddim_core.weights import load
+from ddim_core.weights.formats import CIFAR10, SOURCES, ShiftedTime, Source, authors_grid, fetch, source
 
 TOLERANCE = 1e-5
 # the structure of the public network, small: four levels, channels that double once, attention on the second level

@@ -1,0 +1,77 @@
+"""Write the book's page on speed from the stored results of speed.py.
+
+    python benchmarks/page.py     writes book/speed.md anew
+
+tests/test_benchmark.py fails when the page is not what this script writes.
+"""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "book" / "speed.md"
+
+HEAD = """\
+# Speed
+
+How fast is the network of this book, beside the note's implementation of it and that of `diffusers`? One command asks all
+of them in one process, taking turns, with the same shape, batch and machine:
+
+    python benchmarks/speed.py --batch 64 --out benchmarks/results/NAME.json
+    python benchmarks/page.py
+
+A *sampling* row is one call of the network; images per second of whole samples are this number divided by $S$. A *training*
+row is a whole step: forward, backward, Adam, and in our case averaged weights. The note and `diffusers` have the original
+settings (dropout 0.1 and 32 groups in GroupNorm), ours those of the recipe `mnist`, unless it says otherwise. The ratio is the
+median over rounds of the ratio to the note's network in the same round. The share is of the machine's own peak at large
+products of matrices.
+"""
+
+
+def machine(m: dict) -> str:
+    """The machine in words."""
+    what = m.get("gpu") or f"{m['cpu']}, {m['threads']} thread{'s' if m['threads'] != 1 else ''}"
+    return f"{what}, torch {m['torch'].partition('+')[0]}, {m['date'].split()[0]}"
+
+
+def table(rows: list[dict]) -> str:
+    """Rows of one mode and batch as a table of markdown."""
+    lines = ["| network | images per second | ratio to the note | share of peak |", "|---|---:|---:|---:|"]
+    for r in rows:
+        name = r["contestant"].replace("channels_last", "`channels_last`")
+        if r["error"]:
+            lines.append(f"| {name} | {r['error']} | | |")
+        else:
+            lines.append(
+                f"| {name} | {r['images_per_second']:,.0f} | {r['ratio_to_note']:.2f} | {100 * r['share_of_peak']:.1f} % |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def section(path: Path) -> str:
+    """What one file of results says."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    peaks = ", ".join(f"{name} {value / 1e12:.3g}" for name, value in report["peak_flops"].items())
+    parts = [f"## {machine(report['machine'])}\n", f"Peak, in TFLOP/s: {peaks}.\n"]
+    keys = dict.fromkeys((r["mode"], r["batch"]) for r in report["rows"])
+    for mode, batch in sorted(keys):
+        word = {"sample": "Sampling", "train": "Training"}[mode]
+        parts += [
+            f"**{word}, batch {batch}**\n",
+            table([r for r in report["rows"] if (r["mode"], r["batch"]) == (mode, batch)]),
+        ]
+    remarks = path.with_suffix(".md")
+    if remarks.exists():
+        parts.append(remarks.read_text(encoding="utf-8"))
+    return "\n".join(parts)
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *(section(path) for path in sorted(RESULTS.glob("*.json")))])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)
