@@ -48,6 +48,7 @@ book: $(READY) assets
 
 # one chapter, run from top to bottom, as a page:  make run NAME=noising
 run: $(READY)
+	@[ -f "book/$(NAME).ipynb" ] || { echo "no chapter '$(NAME)': make run NAME=noising, say"; exit 2; }
 	$(VENV)/bin/jupyter nbconvert --execute --to html --output-dir _build/run book/$(NAME).ipynb
 
 # The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.

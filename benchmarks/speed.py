@@ -34,7 +34,7 @@ from limits import TooLong, end_children, limit  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from ddim_core import UNet  # noqa: E402
-from ddim_core.train import choose_amp  # noqa: E402
+from ddim_core.device import choose_amp  # noqa: E402
 
 EAGER_SHARE = 0.6  # of the time, where compiled contestants follow
 LEAST = 2.0  # seconds: with less left, nothing is begun

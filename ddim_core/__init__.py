@@ -1,5 +1,6 @@
 """ddim_core: Denoising Diffusion Implicit Models, small enough to read."""
 
+from .adapt import Adapter
 from .sample import ddim_step, encode, generate, lerp, sample, slerp
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
 from .seeds import image_generators, image_noise
@@ -9,6 +10,7 @@ from .weights.formats import load_public
 
 __version__ = "0.1.0"
 __all__ = [
+    "Adapter",
     "Schedule",
     "UNet",
     "UNetConfig",

@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 
 from . import __version__
-from .errors import DDIMError, UsageError
+from .errors import DDIMError, DiskError, UsageError
 
 __all__ = ["main"]
+
+_PAD, _SCALE = 2, 2  # of the pictures in a PNG
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("download", help="fetch public weights into the cache, and verify them")
     p.add_argument(
-        "name", metavar="NAME", help="cifar10: the original model, 143 MB; or google/ddpm-cifar10-32[@REVISION]"
+        "name",
+        metavar="NAME",
+        help="cifar10: the original model, 143 MB; or one from the Hugging Face hub, google/ddpm-cifar10-32[@REVISION], "
+        "google/ddpm-NAME-256 or google/ddpm-ema-NAME-256 with celebahq, bedroom, church or cat",
     )
     p.epilog = (
         "The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; for the Hugging Face hub, the hub's own. "
@@ -133,8 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_WEIGHTS = """mnist; kanji; cifar10 or google/ddpm-cifar10-32, which are downloaded once; a file FILE.safetensors that
-`ddim export` wrote; or public weights for CIFAR-10: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
+_WEIGHTS = """mnist; kanji; what `ddim download` knows, downloaded once; a file FILE.safetensors that `ddim export` wrote; or
+public weights of the original model: a file of the PyTorch port (.pt, .ckpt), or a folder as diffusers writes it"""
 
 
 def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
@@ -144,8 +149,13 @@ def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--eta", type=_eta, default=0.0, help="0 DDIM, 1 DDPM, between, or sigma-hat")
     p.add_argument("--clip", action="store_true", help="limit every guess of the picture to [-1, 1]")
-    p.add_argument("--batch-size", type=int, default=64)
+    p.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default 64)")
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
+    p.add_argument(
+        "--amp",
+        default="fp32",
+        help="arithmetic inside the network: fp32 (the default), bf16, fp16, or auto, the fastest that serves",
+    )
 
 
 def _eta(text: str) -> float | str:
@@ -208,45 +218,100 @@ def _train_classifier(args: argparse.Namespace) -> int:
     return 0
 
 
-def _samples(args: argparse.Namespace, shape: tuple[int, int, int] | None = None):
-    """The pictures that the options of `_add_sampling` ask for, `[n, C, H, W]` on the CPU; refused if not of `shape`."""
-    from .recipes import choose_device
-    from .sample import generate
-    from .weights import load
+class _Drawing:
+    """The pictures that the options of `_add_sampling` ask for.
 
-    model, schedule = load(args.weights, choose_device(args.device))
-    drawn = (model.config.in_channels, model.config.resolution, model.config.resolution)
-    if shape and drawn != shape:
-        raise UsageError(f"the weights {args.weights} draw pictures of {drawn}, not of {shape} as the classifier needs")
-    options = {name: getattr(args, name) for name in ("steps", "seed", "eta", "clip", "batch_size")}
-    return generate(model, schedule, args.n, **options).cpu()
+    Attributes:
+        shape: `(C, H, W)` of one. amp: the arithmetic that was chosen.
+        batches: yields them as they are drawn, `[B, C, H, W]` on the CPU, with a bar where standard error is a terminal.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        from .adapt import picture_shape
+        from .device import choose_amp, choose_device
+        from .weights import load
+
+        if args.n < 1 or args.batch_size < 1:
+            raise UsageError(f"n and batch_size must be at least 1, got {args.n} and {args.batch_size}")
+        device = choose_device(args.device)
+        self.args, self.amp = args, choose_amp(device, args.amp)
+        self.model, self.schedule = load(args.weights, device)
+        self.shape = picture_shape(self.model)
+        self.batches = self._draw()
+
+    def _draw(self):
+        from tqdm import tqdm
+
+        from .device import enough_memory
+        from .sample import generate
+
+        args = self.args
+        options = {name: getattr(args, name) for name in ("steps", "seed", "eta", "clip", "batch_size")}
+        calls = math.ceil(args.n / args.batch_size) * args.steps
+        with tqdm(total=calls, unit="step", disable=None, dynamic_ncols=True) as bar:
+            options |= {"amp": self.amp, "progress": bar.update}
+            for first in range(0, args.n, args.batch_size):
+                n = min(args.batch_size, args.n - first)
+                with enough_memory("draw fewer pictures at once with --batch-size"):
+                    images = generate(self.model, self.schedule, n, first=first, **options).cpu()
+                yield images
 
 
 def _sample(args: argparse.Namespace) -> int:
-    import io
-
-    import numpy as np
+    from contextlib import closing
 
     from .files import write_atomically
-    from .plots import png, tile
 
     kind = args.out.suffix.lower()
     if kind not in (".png", ".npy"):
         raise UsageError(f"--out must end in .png or .npy, got {args.out}")
     if args.columns is not None and args.columns < 1:
         raise UsageError(f"--columns must be at least 1, got {args.columns}")
-    images = _samples(args)
-    if kind == ".png":
-        content = png(tile(images, columns=args.columns or math.ceil(math.sqrt(args.n)), scale=2))
-    else:
-        buffer = io.BytesIO()
-        np.save(buffer, images.numpy())
-        content = buffer.getvalue()
-    write_atomically(args.out, content)
+    drawing = _Drawing(args)
+    with closing(drawing.batches):
+        write_atomically(args.out, (_png if kind == ".png" else _npy)(drawing))
     return 0
 
 
+def _png(drawing: _Drawing) -> bytes:
+    """A sheet of all pictures, no larger than what Pillow opens without a warning."""
+    import torch
+    from PIL import Image
+
+    from .device import enough_memory
+    from .plots import png, tile
+
+    n, columns, (_, height, width) = drawing.args.n, drawing.args.columns, drawing.shape
+    most = Image.MAX_IMAGE_PIXELS // (_SCALE**2 * (height + _PAD) * (width + _PAD))
+    if n > most:
+        raise UsageError(f"{n} pictures are too many for one PNG: --n {most} at most, or --out FILE.npy")
+    with enough_memory("draw fewer with --n, or write --out FILE.npy"):
+        images = torch.cat(list(drawing.batches))
+        return png(tile(images, columns=columns or math.ceil(math.sqrt(n)), pad=_PAD, scale=_SCALE))
+
+
+def _npy(drawing: _Drawing):
+    """The parts of a .npy file, its header first: one batch at a time is in memory."""
+    import io
+    import shutil
+    from itertools import chain
+
+    import numpy as np
+
+    out, shape = drawing.args.out, (drawing.args.n, *drawing.shape)
+    size, folder = 4 * math.prod(shape), next(p for p in out.absolute().parents if p.exists())
+    if size > (free := shutil.disk_usage(folder).free):
+        raise DiskError(f"cannot write {out} ({size / 1e9:.1f} GB, and {free / 1e9:.1f} are free): draw fewer with --n")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    first = next(drawing.batches)  # before a file is begun: an option that is out of range is found here
+    batches = chain([first], drawing.batches)
+    return chain([header.getvalue()], (batch.numpy().astype("<f4").tobytes() for batch in batches))
+
+
 def _evaluate(args: argparse.Namespace) -> int:
+    import torch
+
     from . import metrics
     from .data import load_dataset
     from .files import write_atomically
@@ -254,8 +319,14 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     classifier = metrics.load_classifier()
     test = load_dataset("mnist", args.data, split="test")
+    drawing, shape = _Drawing(args), tuple(test.images.shape[1:])
+    if drawing.shape != shape:
+        raise UsageError(
+            f"the weights {args.weights} draw pictures of {drawing.shape}, not of {shape} as the classifier needs"
+        )
     real = metrics.confidence(classifier, test.images)
-    drawn = metrics.confidence(classifier, _samples(args, tuple(test.images.shape[1:])))
+    parts = [metrics.confidence(classifier, batch) for batch in drawing.batches]
+    drawn = metrics.Confidence(torch.cat([p.label for p in parts]), torch.cat([p.probability for p in parts]))
     figures = {
         "command": args.command_line,
         "weights_sha256": describe(args.weights)["sha256"],
@@ -266,6 +337,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "eta": args.eta,
         "clip": args.clip,
+        "amp": drawing.amp,
         "share_sure_of_samples": drawn.share(),
         "share_sure_of_test_images": real.share(),
         "samples_a_digit": drawn.label.bincount(minlength=10).tolist(),
@@ -343,16 +415,10 @@ def _unpack_kuzushiji(folder: Path, given: Path | None, count: int) -> None:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from .files import sha256_file
-    from .weights.download import fetch_hub, is_hub
-    from .weights.formats import fetch, source
+    from .weights.registry import find
 
-    if is_hub(args.name):
-        path = fetch_hub(args.name)
-        print(f"{path}: sha256:{sha256_file(path)}, as the hub states it")
-        return 0
-    origin = source(args.name)
-    print(f"{fetch(origin)}: {origin.hash}, verified")
+    place = find(args.name, "public")
+    print(f"{place.fetch()}: {place.proof}")
     return 0
 
 

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,6 @@ from torch import Tensor
 from .errors import CheckpointError, DiskError
 
 __all__ = [
-    "has_description",
     "load_tensors",
     "read_description",
     "read_tensors",
@@ -31,8 +31,12 @@ __all__ = [
 _KEY = "ddim_core"
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file so that `path` holds either its old content or all of the new one.
+
+    Args:
+        content: all of it, or its parts in order, of which one at a time is in memory. What making a part raises goes
+            through, and `path` is as it was.
 
     Raises:
         DiskError: the folder cannot be written, or the disk is full. `path` is then as it was.
@@ -42,7 +46,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as f:
-            f.write(content)
+            for part in [content] if isinstance(content, bytes) else content:
+                f.write(part)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -51,6 +56,10 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             temporary.unlink()
         remedy = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
         raise DiskError(f"cannot write {path} ({error.strerror or error}): {remedy}") from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
     # the rename itself reaches the disk with its folder; some file systems do not allow that
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
@@ -96,16 +105,15 @@ def read_description(path: str | Path, kind: str | None = None) -> dict:
         return _description(f, path, kind)
 
 
-def has_description(path: str | Path) -> bool:
-    """Whether a safetensors file was written by `save_tensors`. Raises CheckpointError: no such file, or none."""
-    with _opened(path) as f:
-        return _KEY in (f.metadata() or {})
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
+    """The tensors of a safetensors file of anybody's, and the description, if `save_tensors` wrote it.
 
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of anybody's. Raises CheckpointError: no such file, or a damaged one."""
+    Raises CheckpointError: no such file, or a damaged one.
+    """
     with _opened(path) as f:
-        return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
+        if _KEY not in (f.metadata() or {}):
+            return {name: f.get_tensor(name) for name in f.keys()}, None  # noqa: SIM118 (not a dict)
+    return load_tensors(path)
 
 
 def sha256_file(path: str | Path) -> str:
@@ -116,7 +124,7 @@ def sha256_file(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str | Path):
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False too for a name that no file can have
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(str(path), framework="pt") as f:
@@ -128,7 +136,7 @@ def _opened(path: str | Path):
 def _description(f, path: str | Path, kind: str | None) -> dict:
     try:
         description = json.loads((f.metadata() or {})[_KEY])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, json.JSONDecodeError, RecursionError):  # the last where it is nested too deep
         description = None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description")

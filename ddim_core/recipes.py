@@ -1,18 +1,15 @@
-"""Recipes: everything that fixes a training run, and the choice of the machine's device and arithmetic."""
+"""Recipes: everything that fixes a training run except the machine."""
 
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
+from .device import choose_amp, choose_device
 from .errors import UsageError
 from .schedule import Schedule
 from .unet import UNetConfig
 from .weighting import LOSS_WEIGHTS
 
 __all__ = ["RECIPES", "TrainConfig", "choose_amp", "choose_device", "recipe"]
-
-_FAST_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for these
 
 
 @dataclass(frozen=True)
@@ -112,41 +109,3 @@ def recipe(name: str, **changes) -> TrainConfig:
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return replace(RECIPES[name], **changes)
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """The device of that name ("cuda", "mps", "cpu", ...), or the best there is.
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"device {name!r} cannot be used ({str(error).splitlines()[0]}): leave --device out"
-        ) from error
-    return device
-
-
-def choose_amp(device: torch.device, name: str = "auto") -> str:
-    """Arithmetic of the forward pass: "fp32", "bf16" or "fp16"; "auto" takes bf16 where it is fast, and fp16 (with a
-    gradient scaler) on GPUs too old for it.
-
-    Raises:
-        UsageError: an unknown name, or fp16 on a device other than a CUDA GPU.
-    """
-    if name not in ("auto", "fp32", "bf16", "fp16"):
-        raise UsageError(f"amp must be auto, fp32, bf16 or fp16, got {name!r}")
-    if name == "fp16" and device.type != "cuda":
-        raise UsageError("amp fp16 needs a CUDA GPU: use auto")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and any(getattr(torch.cpu, f, bool)() for f in _FAST_BF16):
-        return "bf16"
-    return "fp32"

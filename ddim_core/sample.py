@@ -1,13 +1,17 @@
 r"""Sampling: one step, and the loop over a grid of times.
 
-A denoiser is anything that can be called as `model(x_t, t) -> eps`, with x_t `[B, ...]` and t int64 `[B]`. The step
-from t to any s < t (DDIM, eq. 12 and 16) estimates the picture and noises it again, to s:
+A denoiser is anything that can be called as `model(x_t, t) -> eps`, with x_t `[B, ...]` and t int64 `[B]`; networks of
+diffusers are recognised (see `adapt`). The step from t to any s < t (DDIM, eq. 12 and 16) estimates the picture and
+noises it again, to s:
 
     x0_hat = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t)
     sigma  = eta sqrt((1 - alpha_s) / (1 - alpha_t)) sqrt(1 - alpha_t / alpha_s)
     x_s    = sqrt(alpha_s) x0_hat + sqrt(1 - alpha_s - sigma^2) eps + sigma z,        z ~ N(0, I)
 
 eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is only another grid.
+
+The state x_t keeps its dtype, float32 or float64, whatever the network computes in: what one call of a network errs by in
+bf16 stays small, while a state that is rounded to bf16 at every step errs by more with every step.
 """
 
 import math
@@ -19,12 +23,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from .adapt import Denoiser, as_denoiser, first_parameter, picture_shape
+from .device import autocast, choose_amp
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
 from .seeds import image_generators, image_noise
 
 __all__ = ["SIGMA_HAT", "Step", "ddim_step", "encode", "generate", "lerp", "sample", "slerp"]
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
 SIGMA_HAT = "sigma-hat"
 
 
@@ -103,35 +108,38 @@ def sample(
     eta: float | str = 0.0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     clip: bool = False,
+    amp: str = "fp32",
 ) -> Iterator[Step]:
     """Walk down a grid of times from x_T, yielding every state on the way.
 
     Args:
-        model: the denoiser; a network is asked in evaluation mode, without gradients.
-        xT: `[B, ...]` at time tau[-1]; all is computed in its dtype and on its device.
+        model: the denoiser, or a network of diffusers.
+        xT: `[B, ...]` at time tau[-1]; all is computed in its dtype (a network inside in that of its parameters) and on
+            its device.
         tau: ascending times, from 0. Its last entry is T for samples; `Schedule.timesteps` makes such grids.
-        eta, clip: see `ddim_step`.
-        generator: source of the noise that eta > 0 adds; a sequence of one generator a picture keeps each picture
+        eta, clip: see `ddim_step`. amp: see `generate`.
+        generator: source of the noise that eta > 0 adds; a sequence of one generator per picture keeps each picture
             independent of its batch.
 
     Yields:
         `Step(t, xt, x0, eps)`, one for each call of the model, and a last one with t = 0: S + 1 states for S calls.
 
     Raises:
-        ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator; and as `ddim_step`.
+        ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator, an unknown amp; and
+            as `ddim_step`. TypeError: the model returns something else than a tensor.
     """
     tau = _check_grid(tau, schedule)
     check_eta(eta)
     if eta != 0 and generator is None:
-        raise ValueError("eta > 0 adds noise: pass a generator, or one a picture")
+        raise ValueError("eta > 0 adds noise: pass a generator, or one per picture")
     if generator is not None and not isinstance(generator, torch.Generator) and len(generator) != len(xT):
         raise ValueError(f"{len(generator)} generators for {len(xT)} pictures")
-    return _walk(model, schedule, xT, tau, eta, generator, clip)
+    return _walk(as_denoiser(model), schedule, xT, tau, eta, generator, clip, choose_amp(xT.device, amp))
 
 
-def _walk(model, schedule, xt, tau, eta, generator, clip):
+def _walk(model, schedule, xt, tau, eta, generator, clip, amp):
     for s, t in zip(reversed(tau[:-1]), reversed(tau[1:]), strict=True):
-        eps = predict_noise(model, xt, t)
+        eps = predict_noise(model, xt, t, amp)
         noise = _draw(generator, xt) if eta != 0 and s > 0 else None
         xs, x0 = ddim_step(xt, eps, t, s, schedule, eta=eta, noise=noise, clip=clip)
         yield Step(t, xt, x0, eps)
@@ -146,47 +154,89 @@ def generate(
     *,
     steps: int = 50,
     seed: int = 0,
+    first: int = 0,
     eta: float | str = 0.0,
     shape: tuple[int, ...] | None = None,
     spacing: str = "uniform",
     clip: bool = False,
     batch_size: int = 64,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    amp: str = "fp32",
+    progress: bool | Callable[[], object] = False,
 ) -> Tensor:
-    """Draw n pictures.
+    """Draw n pictures: numbers first, ..., first + n - 1 of a seed.
 
     Picture i depends on seed and i alone: not on n, the batch size or the device, up to rounding; and its x_T does not
     depend on the number of steps.
 
     Args:
-        steps: S, the number of calls of the model. seed: a non-negative integer.
-        shape: `(C, H, W)` of a picture; taken from the network's configuration if left out.
+        model: the denoiser, or a network of diffusers.
+        steps: S, the number of calls of the model per picture. seed: a non-negative integer.
         eta, clip: see `ddim_step`. spacing: see `Schedule.timesteps`.
+        shape: `(C, H, W)` of a picture; left out, what the model says (see `adapt.picture_shape`).
+        batch_size: pictures drawn at once. Memory beyond the result grows with it, not with n.
+        device: of the state; left out, that of the network's parameters, or the CPU where there are none.
+        dtype: of the state, float32 or float64. Left out, float64 for a network in float64 (`model.double()`), else
+            float32: a network in half precision (`model.half()`) is asked in its own dtype, around a float32 state.
+        amp: arithmetic inside the network: "fp32", as its parameters are; "bf16", "fp16" or "auto" by torch's autocast
+            (see `device.choose_amp`), for a network in float32. The state is not rounded with it.
+        progress: True shows a bar, in a notebook or on standard error; a function is called after each call of the
+            model, `ceil(n / batch_size) S` times.
 
     Returns:
-        x_0 `[n, C, H, W]`, pixels in [-1, 1] (what lies outside is cut off), on the device of the network.
+        x_0 `[n, C, H, W]`, pixels in [-1, 1] (what lies outside is cut off), in the state's dtype and on its device.
 
     Raises:
-        ValueError: n < 1, a negative seed, no shape to be found, and as `sample`.
+        ValueError: n < 1, a negative seed or first, no shape to be found, another dtype; and as `sample`.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
-    if shape is None:
-        config = getattr(model, "config", None)
-        if config is None:
-            raise ValueError(
-                "this model has no configuration to take the shape of a picture from: pass shape=(C, H, W)"
-            )
-        shape = (config.in_channels, config.resolution, config.resolution)
-    like = next(model.parameters(), torch.empty(0)) if isinstance(model, nn.Module) else torch.empty(0)
+    if first < 0:
+        raise ValueError(f"first must not be negative, got {first}")
+    model = as_denoiser(model)
+    if (shape := picture_shape(model) if shape is None else shape) is None:
+        raise ValueError("this model does not say which shape its pictures have: pass shape=(C, H, W)")
+    like = _state_like(model, device, dtype)
     tau = schedule.timesteps(steps, spacing=spacing)
-    batches = []
-    for first in range(0, n, batch_size):
-        generators = image_generators(seed, min(batch_size, n - first), first)
-        xT = image_noise(generators, shape, like)
-        for state in sample(model, schedule, xT, tau, eta=eta, generator=generators, clip=clip):  # noqa: B007
-            pass
-        batches.append(state.xt.clamp(-1, 1))
-    return torch.cat(batches)
+    images = like.new_empty((n, *shape))
+    with _progress(progress, -(-n // batch_size) * steps) as report:
+        for start in range(0, n, batch_size):
+            part = images[start : start + batch_size]
+            generators = image_generators(seed, len(part), first + start)
+            xT = image_noise(generators, shape, like)
+            for state in sample(model, schedule, xT, tau, eta=eta, generator=generators, clip=clip, amp=amp):
+                if state.t > 0:
+                    report()
+            torch.clamp(state.xt, -1, 1, out=part)
+    return images
+
+
+def _state_like(model: Denoiser, device: str | torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    """An empty tensor on the device and in the dtype of the state."""
+    parameter = first_parameter(model)
+    if dtype is None:
+        dtype = torch.float64 if parameter is not None and parameter.dtype == torch.float64 else torch.float32
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"dtype must be torch.float32 or torch.float64, got {dtype}: rounding the state to less at each step adds "
+            'up; for a faster network use amp="bf16" or model.half()'
+        )
+    if device is None and parameter is not None:
+        device = parameter.device
+    return torch.empty(0, device=device or "cpu", dtype=dtype)
+
+
+@contextmanager
+def _progress(progress: bool | Callable[[], object], calls: int) -> Iterator[Callable[[], object]]:
+    """What to call after each call of the model."""
+    if progress is True:
+        from tqdm.auto import tqdm  # needed here only
+
+        with tqdm(total=calls, unit="step", dynamic_ncols=True) as bar:
+            yield bar.update
+    else:
+        yield progress or (lambda: None)
 
 
 def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int]) -> Tensor:
@@ -200,7 +250,7 @@ def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int]) 
     the model is asked at time 1, the lowest it knows.
 
     Args:
-        x0: `[B, ...]`, pixels in [-1, 1]; all is computed in its dtype. tau: as in `sample`.
+        model, tau: as in `sample`. x0: `[B, ...]`, pixels in [-1, 1]; all is computed in its dtype.
 
     Returns:
         x at time tau[-1], `[B, ...]`.
@@ -209,7 +259,7 @@ def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int]) 
         ValueError, TypeError: a grid that does not ascend from 0.
     """
     tau = _check_grid(tau, schedule)
-    x = x0
+    model, x = as_denoiser(model), x0
     for s, t in pairwise(tau):
         eps = predict_noise(model, x, max(s, 1))
         x = add_noise(predict_x0(x, s, eps, schedule), t, eps, schedule)
@@ -257,23 +307,38 @@ def _weights(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict_noise(model: Denoiser, xt: Tensor, t: int) -> Tensor:
-    """Ask a denoiser about a batch that is at one time t: a network in evaluation mode, without gradients."""
+def predict_noise(model: Denoiser, xt: Tensor, t: int, amp: str = "fp32") -> Tensor:
+    """Ask a denoiser about a batch that is at one time t.
+
+    A network is asked in evaluation mode, without gradients, in the dtype of its parameters, under autocast unless amp
+    is "fp32".
+
+    Returns:
+        eps, of the shape and in the dtype of xt.
+
+    Raises:
+        TypeError: the model returns something else than a tensor.
+    """
     times = torch.full((len(xt),), t, dtype=torch.int64, device=xt.device)
-    with _evaluating(model):
-        return model(xt, times)
+    parameter = first_parameter(model)
+    with _evaluating(model), autocast(xt.device, amp):
+        eps = model(xt if parameter is None else xt.to(parameter.dtype), times)
+    if not isinstance(eps, Tensor):
+        raise TypeError(f"a denoiser returns a tensor, got {type(eps).__name__}: wrap the network in ddim_core.Adapter")
+    return eps.to(xt.dtype)
 
 
 @contextmanager
 def _evaluating(model: Denoiser):
-    training = isinstance(model, nn.Module) and model.training
+    """A network that is in training is in evaluation mode inside, and then each of its parts as it was."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) and model.training else []
     if training:
         model.eval()
     try:
         yield
     finally:
-        if training:
-            model.train()
+        for module in training:
+            module.training = True
 
 
 def _draw(generator: torch.Generator | Sequence[torch.Generator], like: Tensor) -> Tensor:

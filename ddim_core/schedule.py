@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Schedule", "add_noise", "predict_eps", "predict_x0"]
+__all__ = ["Schedule", "add_noise", "authors_grid", "predict_eps", "predict_x0"]
 
 SPACINGS = ("uniform", "quadratic")
 
@@ -140,6 +140,29 @@ class Schedule:
         if not lowest <= t <= self.T:
             raise ValueError(f"a time must lie in {lowest}..{self.T}, got {t}")
         return t
+
+
+def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> list[int]:
+    """The grid of times on which the DDIM authors sampled (appendix D.2), counted from 1 as ours are, for `sample`.
+
+    "quadratic", theirs for CIFAR-10: the squares of `steps` evenly spaced numbers from 0 to sqrt(0.8 T), rounded down,
+    plus 1. From 30 steps of T = 1000 on some are equal, which are given once (a step from a time to itself changes
+    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps, which may be more than `steps` of them. Neither
+    starts at T.
+
+    Returns:
+        Ascending times from 0.
+
+    Raises:
+        ValueError: steps outside 1..T, or another spacing. TypeError: steps that are not an integer.
+    """
+    S, T = schedule.check_time(steps, lowest=1), schedule.T
+    if spacing == "uniform":
+        return [0, *range(1, T + 1, T // S)]
+    if spacing != "quadratic":
+        raise ValueError(f"spacing must be quadratic or uniform, got {spacing!r}")
+    times = torch.linspace(0, (0.8 * T) ** 0.5, S, dtype=torch.float64) ** 2
+    return [0, *sorted({int(t) + 1 for t in times})]
 
 
 def add_noise(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:

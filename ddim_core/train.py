@@ -11,11 +11,10 @@ an interruption, but is drawn by each process for itself.)
 """
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,15 +23,27 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
+from .device import autocast, choose_amp, choose_device, first_alone, processes
 from .errors import UsageError
-from .recipes import RECIPES, TrainConfig, choose_amp, choose_device, recipe
+from .recipes import RECIPES, TrainConfig, recipe
 from .run import CHECKPOINT, Record, save, write_metrics
 from .schedule import add_noise
 from .seeds import derive_seed
 from .unet import UNet
 from .weighting import LossByTime, min_snr
 
-__all__ = ["RECIPES", "TrainConfig", "TrainStep", "Trainer", "choose_amp", "choose_device", "recipe", "train"]
+__all__ = [
+    "RECIPES",
+    "TrainConfig",
+    "TrainStep",
+    "Trainer",
+    "choose_amp",
+    "choose_device",
+    "first_alone",
+    "processes",
+    "recipe",
+    "train",
+]
 
 _SAVE_EVERY = 900  # seconds: of an epoch that takes hours, no more is lost
 _SAVE_APART = 10  # seconds between the ends of two epochs that are saved: on a GPU one may take a second
@@ -165,7 +176,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._dropout_seed(step), self._autocast():
+        with self._dropout_seed(step), autocast(self.device, self.amp):
             prediction = self.parallel(xt, t)
         losses = (prediction.float() - eps).square().flatten(1).mean(1)
         loss = losses.mean() if config.loss_weight == "plain" else (self.weight(t) * losses).mean()
@@ -194,10 +205,6 @@ class Trainer:
             dist.all_reduce(added)
         self.loss_by_time.add(added, self.batch_size)
         return added[0].sum() / self.batch_size
-
-    def _autocast(self):
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.amp)
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
 
     @contextmanager
     def _dropout_seed(self, step: int):
@@ -251,28 +258,3 @@ def _agree(stop: Callable[[], bool], trainer: Trainer) -> bool:
     flag = torch.tensor(float(stop()), device=trainer.device)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
     return bool(flag.item())
-
-
-@contextmanager
-def processes():
-    """Under torchrun, join the other processes (NCCL on GPUs, gloo on CPUs) for a while; alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def first_alone():
-    """What is done inside is done by the first process alone, then by the others: for downloads."""
-    if dist.is_initialized() and dist.get_rank() > 0:
-        dist.barrier()
-    yield
-    if dist.is_initialized() and dist.get_rank() == 0:
-        dist.barrier()

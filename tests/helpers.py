@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ddim_core import UNet, UNetConfig
 from ddim_core.recipes import TrainConfig
+from ddim_core.train import Trainer
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 PYTHON = sys.executable
@@ -48,6 +50,11 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def tiny_unet(seed: int = 0, config: UNetConfig = TINY) -> UNet:
     return randomised(UNet(config), seed).eval()
+
+
+def denoiser(xt: Tensor, t: Tensor) -> Tensor:
+    """Some smooth function of picture and time, in place of a network."""
+    return torch.sin(3 * xt) * 0.7 + 0.3 * torch.cos(t.to(xt.dtype) / 100).view(-1, *[1] * (xt.ndim - 1))
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -106,3 +113,32 @@ def served(content: bytes, *replies: str | int):
 
     with listening(Handler) as address:
         yield f"{address}/ema.ckpt?dl=1", given
+
+
+# --- runs of a tiny recipe -------------------------------------------------------------------------------------------
+
+IMAGES = tiny_images()
+QUIET = replace(TINY_RUN, unet=replace(TINY, dropout=0.0))
+
+
+def trainer(config=TINY_RUN, images=IMAGES, amp="fp32"):
+    return Trainer(config, images, device="cpu", amp=amp)
+
+
+def losses(steps):
+    return [step.loss.item() for step in steps]
+
+
+def run_state(t):
+    """All that a run is, to the last bit."""
+    tensors = {f"model.{k}": v.clone() for k, v in t.model.state_dict().items()}
+    tensors |= {f"ema.{k}": v.clone() for k, v in t.ema.state_dict().items()}
+    for i, s in t.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v.clone() for k, v in s.items()}
+    return tensors
+
+
+def assert_same(a, b):
+    a, b = run_state(a), run_state(b)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a), [k for k in a if not torch.equal(a[k], b[k])]

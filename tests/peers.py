@@ -4,10 +4,13 @@ Format A is ours, as the public PyTorch port of the DDPM weights has it; format 
 names in its attention.
 """
 
+import json
 import re
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from helpers import randomised
 from torch import Tensor
 
 from ddim_core import UNetConfig
@@ -31,6 +34,45 @@ _INSIDE = [("temb_proj", "time_emb_proj"), ("nin_shortcut", "conv_shortcut")]
 _ATTENTION = {
     "new": [("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")],
     "old": [("norm", "group_norm"), ("q", "query"), ("k", "key"), ("v", "value"), ("proj_out", "proj_attn")],
+}
+
+
+# settings under which diffusers takes the tensors of our network without a word, and the least relative change of its
+# answer at t = 500
+SILENT = [
+    ({"norm_eps": 1e-5}, 2e-5),
+    ({"freq_shift": 0}, 1e-3),
+    ({"flip_sin_to_cos": True}, 1e-3),
+    ({"downsample_padding": 1}, 1e-2),
+    ({"attention_head_dim": 8}, 1e-3),
+    ({"attention_head_dim": 16}, 1e-3),
+    ({"center_input_sample": True}, 1e-3),
+    ({"act_fn": "gelu"}, 1e-3),
+    ({"mid_block_scale_factor": 2}, 1e-3),
+    ({"attn_norm_num_groups": 16}, 1e-4),
+]
+
+# config.json of google/ddpm-celebahq-256 and its kin, in the words of an early version of diffusers
+LARGER = {
+    "_class_name": "UNet2DModel",
+    "_diffusers_version": "0.0.4",
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "center_input_sample": False,
+    "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 256,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
 }
 
 
@@ -87,6 +129,14 @@ def peer(config: UNetConfig, **different) -> UNet2DModel:
         "norm_eps": 1e-6,
     }
     return UNet2DModel(**(settings | different)).eval()
+
+
+def made_by_diffusers(settings: dict, folder: Path) -> UNet2DModel:
+    """Their network, with random weights, and its folder with just these settings in config.json."""
+    other = UNet2DModel(**{k: v for k, v in settings.items() if not k.startswith("_")}).eval()
+    randomised(other, seed=6).save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(settings))
+    return other
 
 
 def answer(model: torch.nn.Module, xt: Tensor, t: int) -> Tensor:

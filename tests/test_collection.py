@@ -8,11 +8,11 @@ import pytest
 from helpers import ENV, PYTHON
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL, BROWSER, COLAB, NOTEBOOKS = (
+EVERY, BROWSER, COLAB, NOTEBOOKS = (
     {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
     for pattern in ("tests/**/test_*.py", "tests/book/test_*.py", "tests/colab/test_*.py", "book/*.ipynb")
 )
-TESTS = ALL - BROWSER - COLAB
+TESTS = EVERY - BROWSER - COLAB
 MADE = [".venv", ".venv-colab", "_build", "build", "dist", "node_modules", "runs"]
 BOTH = ["not among them: tests/book (run `make test-book`)", "not among them: tests/colab (run `make test-colab`)"]
 
@@ -21,7 +21,7 @@ BOTH = ["not among them: tests/book (run `make test-book`)", "not among them: te
 def copy(tmp_path_factory):
     """The project with one test in each file of tests, its settings, and folders that are made while one works with it."""
     root = tmp_path_factory.mktemp("copy")
-    for file in [*ALL, *(f"{folder}/x/test_x.py" for folder in MADE)]:
+    for file in [*TESTS, *BROWSER, *COLAB, *(f"{folder}/x/test_x.py" for folder in MADE)]:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         (root / file).write_text("def test(): pass\n")
     for file in ["pyproject.toml", "tests/conftest.py", *NOTEBOOKS]:

@@ -8,7 +8,7 @@ import torch
 from helpers import TINY, TINY_RUN, randn, relative, tiny_images, tiny_unet
 
 from ddim_core import Schedule, generate, image_noise, run, sample
-from ddim_core.recipes import choose_amp, choose_device
+from ddim_core.device import choose_amp, choose_device
 from ddim_core.run import CHECKPOINT
 from ddim_core.sample import image_generators
 from ddim_core.train import Trainer, train

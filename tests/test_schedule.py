@@ -6,11 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from helpers import randn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_core import Schedule, add_noise, predict_eps, predict_x0
+from ddim_core import Schedule, add_noise, predict_eps, predict_x0, sample
+from ddim_core.oracle import GaussianDenoiser
+from ddim_core.schedule import authors_grid
 
 SCHEDULE = Schedule.linear()
 NOT_INTEGERS = [1.0, 2.5, True, "3", None, torch.tensor(1.0), torch.tensor(True), np.float64(2), np.bool_(True)]
@@ -166,6 +169,26 @@ def test_unclear_grids_are_refused(options, message):
 
 def test_numpy_and_tensor_integers_are_integers():
     assert SCHEDULE.timesteps(np.int64(4)) == SCHEDULE.timesteps(torch.tensor(4)) == SCHEDULE.timesteps(4)
+
+
+def test_the_grids_of_the_authors():
+    assert authors_grid(SCHEDULE, 10) == [0, 1, 10, 40, 89, 159, 247, 356, 484, 633, 801]
+    assert authors_grid(SCHEDULE, 10, "uniform") == [0, *range(1, 1000, 100)]
+    for S in (1, 7, 10, 50, 100, 1000):
+        scheduler = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=0)
+        scheduler.set_timesteps(S)
+        assert authors_grid(SCHEDULE, S, "uniform")[1 : S + 1] == [int(t) + 1 for t in scheduler.timesteps.flip(0)]
+        theirs = [int(t) + 1 for t in np.linspace(0, np.sqrt(800), S) ** 2]
+        assert authors_grid(SCHEDULE, S) == [0, *sorted(set(theirs))]
+    assert [len(authors_grid(SCHEDULE, S)) - 1 for S in (29, 30)] == [29, 29]
+    model = GaussianDenoiser(0.0, 0.5, SCHEDULE)
+    for S in (1, 10, 100):
+        assert len(list(sample(model, SCHEDULE, randn(1, 1, 2, 2), authors_grid(SCHEDULE, S)))) > 1
+    for steps in (0, 1001):
+        with pytest.raises(ValueError, match=r"1\.\.1000"):
+            authors_grid(SCHEDULE, steps)
+    with pytest.raises(ValueError, match="quadratic or uniform"):
+        authors_grid(SCHEDULE, 10, "leading")
 
 
 # --- times ---------------------------------------------------------------------------------------------------------

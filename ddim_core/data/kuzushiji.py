@@ -35,7 +35,8 @@ def fetch(path: str | Path, url: str = URL, *, report: Callable[[int, int | None
     """Download the archive, 310 MB, to `path`, which appears when it is whole.
 
     A connection that breaks is taken up again where it broke, also by a later call: what has come waits in
-    `path` + ".part". If the file at `url` has changed since, it is fetched from the start.
+    `path` + ".part". (Hence no pooch, which fetches the weights: it begins anew each time.) If the file at `url` has
+    changed since, it is fetched from the start.
 
     Args:
         report: called with the bytes that have come and the bytes in all, None if the host does not say.

@@ -1,35 +1,45 @@
-"""Public weights from the Hugging Face hub: its own library against a server that answers as the hub does."""
+"""Files fetched over http, and from the Hugging Face hub: its own library against a server that answers as the hub does."""
 
 import hashlib
 import json
 import os
 import re
 import subprocess
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from helpers import ENV, PYTHON, listening, randomised
-from peers import peer, to_format_b
+from helpers import ENV, PYTHON, listening, randn, randomised, relative, served
+from peers import LARGER, answer, made_by_diffusers, peer, to_format_b
 from safetensors.torch import save
 
 from ddim_core import UNet, cli
 from ddim_core.errors import CheckpointError, DiskError, UnavailableError
-from ddim_core.weights import describe, is_path, load_pretrained
-from ddim_core.weights.download import fetch_hub, is_hub
-from ddim_core.weights.formats import CIFAR10, FORMAT_B_FILES, HUB
+from ddim_core.weights import describe, load_pretrained
+from ddim_core.weights.formats import CIFAR10, FORMAT_B_FILES
+from ddim_core.weights.registry import CIFAR10_ON_HUB as HUB
+from ddim_core.weights.registry import Source, resolve
 
+CONTENT = np.random.default_rng(0).bytes(100_000)
 TENSORS, PICKLED = FORMAT_B_FILES
 COMMIT, OTHER = "a" * 40, "b" * 40
-SMALL = {"config.json": b"{}", TENSORS: np.random.default_rng(0).bytes(100_000)}
+SMALL = {"config.json": b"{}", TENSORS: CONTENT}
 
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
+
+
+def tagged(content):
+    return f"sha256:{sha256(content)}"
+
+
+def cached(tmp_path):
+    return [p for p in (tmp_path / "cache").rglob("*") if not p.is_dir()]
 
 
 @contextmanager
@@ -43,7 +53,7 @@ def hub(commits, lie=None):
             head, _, rest = self.path.lstrip("/").partition("/resolve/")
             revision, _, file = rest.partition("/")
             revision = next(iter(commits)) if revision == "main" else revision
-            if head != HUB:  # what the library asks for itself
+            if not head.startswith("google/ddpm-"):  # what the library asks for itself
                 return self.reply(404, {}, b"")
             requests.append((self.command, file))
             if isinstance(lie, int):
@@ -81,12 +91,9 @@ def hub(commits, lie=None):
 
 
 @pytest.fixture(autouse=True)
-def _away_from_the_user(monkeypatch, tmp_path):
-    """No cache, no proxy and no patience of the one who runs the tests."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+def _impatient(monkeypatch, tmp_path):
+    """Between two tries nobody waits."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.chdir(tmp_path)
 
 
@@ -119,18 +126,73 @@ def large():
     }
 
 
-# --- names -------------------------------------------------------------------------------------------------------
+# --- over http --------------------------------------------------------------------------------------------------------
 
 
-def test_names(tmp_path):
-    for name in (HUB, f"{HUB}@main", f"{HUB}@{COMMIT}"):
-        assert is_hub(name)
-        assert not is_path(name)
-    for name in ("google/other", "google", f"./{HUB}", f"{HUB}/config.json", "cifar10", ""):
-        assert not is_hub(name)
-    (tmp_path / HUB).mkdir(parents=True)
-    assert not is_hub(HUB), "a folder of that name comes first"
-    assert is_path(HUB)
+@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
+def test_a_download_is_kept_and_verified_each_time(tmp_path, capfd, algorithm):
+    digest = hashlib.new(algorithm, CONTENT).hexdigest()
+    with served(CONTENT, "whole") as (url, given):
+        wanted = Source(url, f"{algorithm}:{digest}")
+        path = wanted.fetch()
+        assert path.read_bytes() == CONTENT
+        assert wanted.fetch() == path
+        assert given == ["whole"], "the second came from the cache"
+        path.write_bytes(CONTENT[:-1])
+        assert wanted.fetch().read_bytes() == CONTENT, "a damaged copy is fetched anew"
+        assert given == ["whole"] * 2
+        path.write_bytes(CONTENT[:-1])
+    with pytest.raises(UnavailableError):
+        wanted.fetch()
+    assert cached(tmp_path) == [path]
+    assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
+
+
+def test_a_download_is_tried_again(tmp_path):
+    with served(CONTENT, "cut", 503, "whole") as (url, given):
+        path = Source(url, tagged(CONTENT)).fetch()
+    assert path.read_bytes() == CONTENT
+    assert given == ["cut", 503, "whole"]
+    assert cached(tmp_path) == [path]
+
+
+@pytest.mark.parametrize(
+    ("reply", "digest", "times", "reason"),
+    [
+        ("cut", tagged(CONTENT), 3, "50000"),
+        (404, tagged(CONTENT), 3, "404 Client Error: Not Found"),
+        ("page", tagged(CONTENT), 1, "a web page came instead of the file"),
+        ("whole", tagged(b"other"), 1, "another file came: its sha256 differs"),
+        ("whole", "md5:" + "0" * 32, 1, "another file came: its md5 differs"),
+    ],
+)
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, reply, digest, times, reason):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with served(CONTENT, reply) as (url, given), pytest.raises(UnavailableError) as e:
+        Source(url, digest).fetch()
+    message = str(e.value)
+    assert message.startswith(f"weights cannot be downloaded from {url} (")
+    assert reason in message
+    assert "load_public(PATH), or --weights PATH" in message
+    assert "\n" not in message
+    assert given == [reply] * times
+    assert cached(tmp_path) == []
+
+
+def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):
+    with served(CONTENT, "whole") as (url, _):
+        path = Source(url, tagged(CONTENT)).fetch()
+    with served(b"other", "whole") as (url, _), pytest.raises(UnavailableError):
+        Source(url, tagged(b"another")).fetch()
+    assert cached(tmp_path) == [path]
+    assert Source(url, tagged(CONTENT)).fetch().read_bytes() == CONTENT
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "cache").write_text("not a folder")
+    with served(CONTENT, "whole") as (url, _), pytest.raises(DiskError, match="set DDIM_CORE_CACHE") as e:
+        Source(url, tagged(CONTENT)).fetch()
+    assert "\n" not in str(e.value)
 
 
 # --- from the hub ------------------------------------------------------------------------------------------------
@@ -145,44 +207,56 @@ def test_the_network_from_the_hub(large, at):
     assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
 
 
+def test_a_larger_network_from_the_hub(at, tmp_path):
+    """Its settings come along, and say what it is."""
+    other = made_by_diffusers(LARGER | {"block_out_channels": [32, 32, 64, 64, 128, 128]}, tmp_path / "b")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    with at({COMMIT: files}) as requests:
+        model, _ = load_pretrained(f"google/ddpm-ema-church-256@{COMMIT}")
+    assert fetched(requests) == ["config.json", TENSORS]
+    assert (model.config.resolution, model.config.ch_mult) == (256, (1, 1, 2, 2, 4, 4))
+    xt = randn(1, 3, 32, 32, seed=2)
+    assert relative(answer(model, xt, 501), answer(other, xt, 500)) < 1e-5
+
+
 def test_it_is_kept_and_verified_each_time(at, capfd):
     with at({COMMIT: SMALL}) as requests:
-        path = fetch_hub(HUB)
+        path = resolve(HUB)
         assert path.read_bytes() == SMALL[TENSORS]
         assert path.with_name("config.json").read_bytes() == b"{}"
         assert fetched(requests) == ["config.json", TENSORS]
-        assert fetch_hub(HUB) == path
+        assert resolve(HUB) == path
         assert fetched(requests) == ["config.json", TENSORS], "the second came from the cache"
         path.resolve().write_bytes(SMALL[TENSORS][:-1] + b"?")
-        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS], "a damaged copy is fetched anew"
+        assert resolve(HUB).read_bytes() == SMALL[TENSORS], "a damaged copy is fetched anew"
         assert fetched(requests) == ["config.json", TENSORS, TENSORS]
-    assert fetch_hub(HUB) == path, "the hub is not needed any more"
+    assert resolve(HUB) == path, "the hub is not needed any more"
     path.resolve().write_bytes(SMALL[TENSORS][:-1] + b"?")
     with pytest.raises(UnavailableError, match="weights cannot be downloaded from"):
-        fetch_hub(HUB)
+        resolve(HUB)
     assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
 
 
 def test_a_certain_commit(at):
     old = SMALL | {TENSORS: b"older" * 99}
     with at({COMMIT: SMALL, OTHER: old}) as requests:
-        assert fetch_hub(f"{HUB}@{OTHER}").read_bytes() == old[TENSORS]
-        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS]
+        assert resolve(f"{HUB}@{OTHER}").read_bytes() == old[TENSORS]
+        assert resolve(HUB).read_bytes() == SMALL[TENSORS]
         with pytest.raises(UnavailableError, match="Revision Not Found") as e:
-            fetch_hub(f"{HUB}@{'c' * 40}")
+            resolve(f"{HUB}@{'c' * 40}")
         assert "\n" not in str(e.value)
         assert f"/{HUB}/tree/ccc" in str(e.value)
         n = len(requests)
-        assert fetch_hub(f"{HUB}@{OTHER}").read_bytes() == old[TENSORS]
+        assert resolve(f"{HUB}@{OTHER}").read_bytes() == old[TENSORS]
         assert len(requests) == n, "what a commit holds never changes: nobody is asked"
 
 
 def test_a_hub_that_moves_on_meanwhile(at):
     """Settings and tensors are of one commit."""
     with at({COMMIT: SMALL}):
-        fetch_hub(HUB)
+        resolve(HUB)
     with at({OTHER: {"config.json": b"[]", TENSORS: b"new"}, COMMIT: SMALL}):
-        path = fetch_hub(HUB)
+        path = resolve(HUB)
     assert (path.read_bytes(), path.with_name("config.json").read_bytes()) == (b"new", b"[]")
 
 
@@ -195,20 +269,20 @@ def test_older_repositories_have_a_pickle_which_is_never_run(at):
 
     files = {"config.json": b"{}", PICKLED: pickle.dumps({"conv_in.weight": Code()})}
     with at({COMMIT: files}):
-        assert fetch_hub(HUB).name == PICKLED
+        assert resolve(HUB).name == PICKLED
         with pytest.raises(CheckpointError, match="code in it is never run"):
             load_pretrained(HUB)
     assert not Path("code was run").exists()
 
 
-def test_where_links_are_not_possible(at, monkeypatch):
+def test_where_links_are_not_possible(at):
     """The cache then has no name that states the hash: the hub is asked for it."""
-    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda *args: False)
     with at({COMMIT: SMALL}):
-        path = fetch_hub(HUB)
-        assert path.resolve().name == TENSORS
-        path.write_bytes(b"damaged")
-        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS]
+        path = resolve(HUB)
+        for content in (SMALL[TENSORS], b"damaged"):
+            path.unlink()
+            path.write_bytes(content)
+            assert resolve(HUB).read_bytes() == SMALL[TENSORS]
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
@@ -229,7 +303,7 @@ def test_where_links_are_not_possible(at, monkeypatch):
 )
 def test_a_download_that_fails_is_one_line(at, tmp_path, files, lie, reason):
     with at({COMMIT: files}, lie), pytest.raises(UnavailableError) as e:
-        fetch_hub(HUB)
+        resolve(HUB)
     message = str(e.value)
     assert message.startswith("weights cannot be downloaded from http://127.0.0.1:")
     assert re.search(reason, message)
@@ -239,10 +313,10 @@ def test_a_download_that_fails_is_one_line(at, tmp_path, files, lie, reason):
         "nothing is left that could pass for the file"
     )
     with at({COMMIT: SMALL}):
-        assert fetch_hub(HUB).read_bytes() == SMALL[TENSORS], "nor is anything in the way"
+        assert resolve(HUB).read_bytes() == SMALL[TENSORS], "nor is anything in the way"
 
 
-def test_offline(at, offline, capfd):
+def test_the_hub_offline(at, offline, capfd):
     with at({COMMIT: SMALL}):
         pass
     assert cli.main(["download", HUB]) == 7
@@ -251,7 +325,7 @@ def test_offline(at, offline, capfd):
     assert err.startswith("ddim: weights cannot be downloaded from http://127.0.0.1:")
 
 
-def test_offline_in_a_process_of_its_own(tmp_path):
+def test_the_hub_offline_in_a_process_of_its_own(tmp_path):
     """One line, though the library tells of every retry once it is set up."""
     run = f"import time; time.sleep = lambda s: None; from ddim_core.cli import main; exit(main(['download', '{HUB}']))"
     env = ENV | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
@@ -259,10 +333,10 @@ def test_offline_in_a_process_of_its_own(tmp_path):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (7, "", 1), done.stderr
 
 
-def test_a_cache_that_cannot_be_written(at, tmp_path):
-    (tmp_path / "cache").write_text("not a folder")
+def test_a_cache_of_the_hub_that_cannot_be_written(at, tmp_path):
+    (tmp_path / "hub").write_text("not a folder")
     with at({COMMIT: SMALL}), pytest.raises(DiskError, match="set HF_HOME") as e:
-        fetch_hub(HUB)
+        resolve(HUB)
     assert "\n" not in str(e.value)
 
 
@@ -275,7 +349,7 @@ def test_a_web_page_for_the_settings(at):
 # --- the command line --------------------------------------------------------------------------------------------
 
 
-def test_info_and_download(at, capsys):
+def test_info_and_download_of_the_hub(at, capsys):
     with at({COMMIT: SMALL}):
         assert describe(HUB)["sha256"] is None
         assert cli.main(["download", HUB]) == 0
@@ -287,7 +361,7 @@ def test_info_and_download(at, capsys):
     assert found["provenance"]["url"].endswith(f"/{HUB}")
 
 
-def test_sample_in_a_process_of_its_own(large, tmp_path):
+def test_sample_from_the_hub_in_a_process_of_its_own(large, tmp_path):
     """As a user runs it: mirror and cache come from the environment."""
     with hub({COMMIT: large[1]}) as (address, requests):
         env = ENV | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}

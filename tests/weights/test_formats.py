@@ -6,24 +6,25 @@ import json
 import os
 import pickle
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
-from helpers import ENV, PYTHON, TINY, randn, randomised, relative, served, tiny_unet
-from peers import answer, peer, to_format_b
+from diffusers import UNet2DModel
+from helpers import ENV, PYTHON, randn, randomised, relative, served, tiny_unet
+from peers import LARGER, SILENT, answer, format_b, made_by_diffusers, peer, to_format_b
 from PIL import Image
 from safetensors.torch import save_file
 
 from ddim_core import Schedule, UNet, UNetConfig, cli, data, encode, generate, load_pretrained, load_public, sample
-from ddim_core.errors import CheckpointError, DiskError, UnavailableError, UsageError
+from ddim_core.errors import CheckpointError
 from ddim_core.oracle import GaussianDenoiser
 from ddim_core.plots import tile
-from ddim_core.weights import load
-from ddim_core.weights.formats import CIFAR10, SOURCES, ShiftedTime, Source, authors_grid, fetch, source
+from ddim_core.weights import describe, load
+from ddim_core.weights.formats import CIFAR10, ShiftedTime, config_of
 
 TOLERANCE = 1e-5
 # the structure of the public network, small: four levels, channels that double once, attention on the second level
@@ -45,26 +46,12 @@ def large(tmp_path_factory):
     return net, path
 
 
-@pytest.fixture(autouse=True)
-def _away_from_the_user(monkeypatch, tmp_path):
-    """No cache, no mirror and no proxy of the one who runs the tests."""
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    for name in ("URL", "HASH"):
-        monkeypatch.delenv(f"DDIM_CORE_CIFAR10_{name}", raising=False)
-
-
 def ddim(*argv):
     return cli.main([str(a) for a in argv])
 
 
 def sha256(content):
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
-def cached(tmp_path):
-    return [p for p in (tmp_path / "cache").rglob("*") if not p.is_dir()]
 
 
 def same(model, net):
@@ -188,25 +175,80 @@ def test_prefixes(small, tmp_path, prefix, names):
         load_public(folder, config=SMALL)
 
 
-# --- settings that load without a complaint ----------------------------------------------------------------------
+# --- the family: networks of other shapes ------------------------------------------------------------------------
+
+OTHERS = {
+    "celebahq, narrow": (
+        LARGER | {"block_out_channels": [32, 32, 64, 64, 128, 128]},
+        UNetConfig(256, 3, 3, ch=32, ch_mult=(1, 1, 2, 2, 4, 4), num_res_blocks=2, attn_resolutions=(16,)),
+    ),
+    "three levels, two with attention": (
+        LARGER
+        | {"block_out_channels": [16, 48, 32], "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 40}
+        | {"down_block_types": ["AttnDownBlock2D", "DownBlock2D", "AttnDownBlock2D"], "out_channels": 6}
+        | {"up_block_types": ["AttnUpBlock2D", "UpBlock2D", "AttnUpBlock2D"]},
+        UNetConfig(40, 3, 6, ch=16, ch_mult=(1, 3, 2), num_res_blocks=1, attn_resolutions=(40, 10), norm_groups=8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_network_of_another_shape_answers_as_in_diffusers(tmp_path, name):
+    settings, config = OTHERS[name]
+    other = made_by_diffusers(settings, tmp_path / "b")
+    model, schedule = load(str(tmp_path / "b"))
+    assert model.config == config
+    assert all(type(m) is int for m in model.config.ch_mult)
+    assert torch.equal(schedule.alpha, Schedule.linear().alpha)
+    xt = randn(1, 3, 64, 64, seed=2)  # attention stays with its levels, whatever size comes in
+    for t in (0, 1, 500, 999):
+        assert relative(answer(model, xt, t + 1), answer(other, xt, t)) < TOLERANCE
+    found = describe(str(tmp_path / "b"))
+    assert UNetConfig(**found["unet"]) == config
+    assert found["times"] == "the network is told t - 1"
+    assert load_public(tmp_path / "b", config=replace(config, dropout=0.1))[0].config.dropout == 0.1
+    with pytest.raises(CheckpointError, match=r"config\.json describes another network than the one asked for"):
+        load_public(tmp_path / "b", config=CIFAR10)
+
+
+def test_the_larger_network_in_its_full_size(tmp_path):
+    """Its parameters are diffusers', and the registry says of it what its settings do."""
+    (tmp_path / "config.json").write_text(json.dumps(LARGER))
+    config = config_of(tmp_path / "config.json")
+    assert config.to_dict() == describe("google/ddpm-celebahq-256")["unet"]
+    with torch.device("meta"):
+        ours = UNet(config).state_dict()
+        theirs = UNet2DModel(**{k: v for k, v in LARGER.items() if not k.startswith("_")}).state_dict()
+    assert sum(p.numel() for p in ours.values()) == 113_673_219
+    assert {format_b(k, 6): v.numel() for k, v in ours.items()} == {k: v.numel() for k, v in theirs.items()}
+
+
+def test_groups_of_another_size(small, tmp_path):
+    """They change no tensor: only the settings tell."""
+    folder = folder_b(tmp_path / "b", small, norm_num_groups=8)
+    other = UNet2DModel.from_pretrained(folder, low_cpu_mem_usage=False).eval()
+    xt = randn(1, 3, 16, 16, seed=1)
+    model, _ = load_public(folder)
+    assert relative(answer(model, xt, 501), answer(other, xt, 500)) < TOLERANCE
+    assert relative(answer(small, xt, 500), answer(other, xt, 500)) > 1e-3
 
 
 @pytest.mark.parametrize(
-    ("setting", "least"),
-    [
-        ({"norm_eps": 1e-5}, 2 * TOLERANCE),
-        ({"freq_shift": 0}, 1e-3),
-        ({"flip_sin_to_cos": True}, 1e-3),
-        ({"downsample_padding": 1}, 1e-2),
-        ({"attention_head_dim": 8}, 1e-3),
-        ({"center_input_sample": True}, 1e-3),
-        ({"act_fn": "gelu"}, 1e-3),
-        ({"mid_block_scale_factor": 2}, 1e-3),
-        ({"norm_num_groups": 8}, 1e-3),
-        ({"attn_norm_num_groups": 8}, 1e-4),
-    ],
+    "settings",
+    [{"block_out_channels": [10**9] * 4}, {"block_out_channels": [10**30] * 4}, {"layers_per_block": 10**9}],
     ids=str,
 )
+def test_an_absurd_network_takes_no_memory(small, tmp_path, settings):
+    folder = folder_b(tmp_path / "b", small, **settings, norm_num_groups=1)
+    with pytest.raises(CheckpointError, match="it is of another network") as e:
+        load_public(folder)
+    assert "\n" not in str(e.value)
+
+
+# --- settings that load without a complaint ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("setting", "least"), SILENT, ids=str)
 def test_a_setting_that_changes_what_the_network_does_is_refused(small, tmp_path, setting, least):
     """Diffusers takes the same tensors under it without a word, and answers something else than we do."""
     folder = folder_b(tmp_path / "b", small, **setting)
@@ -216,9 +258,13 @@ def test_a_setting_that_changes_what_the_network_does_is_refused(small, tmp_path
     ((field, value),) = setting.items()
     message = f"{folder}/config.json: '{field}' is {json.dumps(value)} instead of "
     with pytest.raises(CheckpointError) as e:
-        load_public(folder, config=SMALL)
+        load_public(folder)
     assert str(e.value).startswith(message)
     assert "\n" not in str(e.value)
+
+
+SHAPE = ("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+SHAPE = {*SHAPE, "block_out_channels", "down_block_types", "up_block_types"}
 
 
 def test_every_setting_that_diffusers_has_is_looked_at(tmp_path):
@@ -227,45 +273,89 @@ def test_every_setting_that_diffusers_has_is_looked_at(tmp_path):
     folder = folder_b(tmp_path / "b", net, dropout=0.3)
     path = folder / "config.json"
     complete = json.loads(path.read_text())
-    assert same(load_public(folder, config=TINY)[0], net)
+    assert same(load_public(folder)[0], net)
     fields = {k for k in complete if not k.startswith("_")} - {"dropout"}
     assert fields == set(inspect.signature(UNet2DModel.__init__).parameters) - {"self", "dropout"}
     for field in fields:
         path.write_text(json.dumps(complete | {field: "another"}))
         with pytest.raises(CheckpointError, match=rf"config\.json: '{field}' is \"another\" instead of "):
-            load_public(folder, config=TINY)
+            load_public(folder)
     path.write_text(json.dumps(complete | {"of_a_later_version": 1}))
     with pytest.raises(CheckpointError, match=r"config\.json has an unknown setting 'of_a_later_version'"):
-        load_public(folder, config=TINY)
+        load_public(folder)
 
 
 def test_a_setting_left_out_counts_as_diffusers_takes_it(tmp_path):
+    """Those that give the shape have to be there; so have those that diffusers takes otherwise than our network."""
     net = tiny_unet()
     folder = folder_b(tmp_path / "b", net, dropout=0.3, _diffusers_version="0.0.4")
     path = folder / "config.json"
     complete = json.loads(path.read_text())
     default = {k: p.default for k, p in inspect.signature(UNet2DModel.__init__).parameters.items() if k in complete}
-    needed = {k for k, v in default.items() if v != complete[k] and k != "dropout"}
-    assert {"norm_eps", "freq_shift", "flip_sin_to_cos", "downsample_padding", "attention_head_dim"} < needed
+    needed = SHAPE | {k for k, v in default.items() if v != complete[k] and k != "dropout"}
+    assert {"norm_eps", "freq_shift", "flip_sin_to_cos", "downsample_padding", "attention_head_dim"} == needed - SHAPE
     for field in needed:
         path.write_text(json.dumps({k: v for k, v in complete.items() if k != field}))
         with pytest.raises(CheckpointError, match=rf"config\.json lacks '{field}', which must be"):
-            load_public(folder, config=TINY)
-    sizes = {"in_channels", "out_channels", "layers_per_block"}
-    path.write_text(json.dumps({k: complete[k] for k in needed | sizes}))
-    assert same(load_public(folder, config=TINY)[0], net)
+            load_public(folder)
+    path.write_text(json.dumps({k: complete[k] for k in needed}))
+    assert same(load_public(folder)[0], net)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample_size": 0}, "makes no network (resolution must be a positive integer, got 0)"),
+        ({"sample_size": [16, 16]}, "'sample_size' is [16, 16] instead of a whole number"),
+        ({"sample_size": 4}, "makes no network (4 levels are too many for resolution 4)"),
+        ({"layers_per_block": True}, "'layers_per_block' is true instead of a whole number"),
+        ({"norm_num_groups": 5}, "makes no network (norm_groups = 5 does not divide 16 channels)"),
+        ({"block_out_channels": []}, "makes no network (ch must be a positive integer, got 0)"),
+        ({"block_out_channels": [0, 0, 0, 0]}, "makes no network (integer division or modulo by zero)"),
+        (
+            {"block_out_channels": [16, 24, 32, 32]},
+            "'block_out_channels' is [16, 24, 32, 32] instead of [16, 16, 32, 32]",
+        ),
+        ({"block_out_channels": [16.0, 32, 32, 32]}, "makes no network (ch must be a positive integer, got 16.0)"),
+        ({"block_out_channels": [16, "32", 32, 32]}, "makes no network (unsupported operand"),
+        ({"block_out_channels": [16, 32, 32]}, "'down_block_types' is [\"DownBlock2D\", "),
+        (
+            {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"]},
+            "'down_block_types' is",
+        ),
+        ({"up_block_types": ["UpBlock2D"] * 4}, 'instead of ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"]'),
+        ({"norm_eps": [0] * 9999}, "... instead of 1e-06"),
+        ({"freq_shift": 9**4000}, "instead of 1"),
+    ],
+    ids=lambda x: str(x)[:60],
+)
+def test_a_network_that_cannot_be_is_one_line(small, tmp_path, settings, message):
+    folder = folder_b(tmp_path / "b", small, **settings)
+    with pytest.raises(CheckpointError) as e:
+        load_public(folder)
+    assert str(e.value).startswith(f"{folder}/config.json")
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 1000
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is missing or not readable"), ("{", "is missing or not readable"), ("[]", "holds no settings")],
+    [
+        (None, "is missing or not readable"),
+        ("{", "is missing or not readable"),
+        ("[" * 10**5 + "]" * 10**5, "is missing or not readable"),
+        ("[]", "holds no settings"),
+    ],
+    ids=["missing", "cut", "nested", "list"],
 )
 def test_tensors_of_diffusers_need_their_settings(small, tmp_path, content, message):
     folder = folder_b(tmp_path / "b", small)
     (folder / "config.json").unlink() if content is None else (folder / "config.json").write_text(content)
     for path in (folder, folder / TENSORS):
-        with pytest.raises(CheckpointError, match=rf"config\.json {message}"):
-            load_public(path, config=SMALL)
+        with pytest.raises(CheckpointError, match=rf"config\.json {message}") as e:
+            load_public(path)
+        assert "\n" not in str(e.value)
 
 
 # --- files that are something else -------------------------------------------------------------------------------
@@ -404,134 +494,7 @@ def test_times_of_the_shifted_network(small):
         model(xt, torch.tensor([1.0, 2.0]))
 
 
-def test_the_grids_of_the_authors():
-    schedule = Schedule.linear()
-    assert authors_grid(schedule, 10) == [0, 1, 10, 40, 89, 159, 247, 356, 484, 633, 801]
-    assert authors_grid(schedule, 10, "uniform") == [0, *range(1, 1000, 100)]
-    for S in (1, 7, 10, 50, 100, 1000):
-        scheduler = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=0)
-        scheduler.set_timesteps(S)
-        assert authors_grid(schedule, S, "uniform")[1 : S + 1] == [int(t) + 1 for t in scheduler.timesteps.flip(0)]
-        theirs = [int(t) + 1 for t in np.linspace(0, np.sqrt(800), S) ** 2]
-        assert authors_grid(schedule, S) == [0, *sorted(set(theirs))]
-    assert [len(authors_grid(schedule, S)) - 1 for S in (29, 30)] == [29, 29]
-    model = GaussianDenoiser(0.0, 0.5, schedule)
-    for S in (1, 10, 100):
-        assert len(list(sample(model, schedule, randn(1, 1, 2, 2), authors_grid(schedule, S)))) > 1
-    for steps in (0, 1001):
-        with pytest.raises(ValueError, match=r"1\.\.1000"):
-            authors_grid(schedule, steps)
-    with pytest.raises(ValueError, match="quadratic or uniform"):
-        authors_grid(schedule, 10, "leading")
-
-
-# --- download ----------------------------------------------------------------------------------------------------
-
-CONTENT = np.random.default_rng(0).bytes(100_000)
-
-
-@pytest.mark.parametrize("algorithm", ["md5", "sha256"])
-def test_a_download_is_kept_and_verified_each_time(tmp_path, capfd, algorithm):
-    digest = hashlib.new(algorithm, CONTENT).hexdigest()
-    with served(CONTENT, "whole") as (url, given):
-        wanted = Source(url, f"{algorithm}:{digest}")
-        path = fetch(wanted)
-        assert path.read_bytes() == CONTENT
-        assert fetch(wanted) == path
-        assert given == ["whole"], "the second came from the cache"
-        path.write_bytes(CONTENT[:-1])
-        assert fetch(wanted).read_bytes() == CONTENT, "a damaged copy is fetched anew"
-        assert given == ["whole"] * 2
-        path.write_bytes(CONTENT[:-1])
-    with pytest.raises(UnavailableError):
-        fetch(wanted)
-    assert cached(tmp_path) == [path]
-    assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
-
-
-def test_a_download_is_tried_again(tmp_path):
-    with served(CONTENT, "cut", 503, "whole") as (url, given):
-        path = fetch(Source(url, sha256(CONTENT)))
-    assert path.read_bytes() == CONTENT
-    assert given == ["cut", 503, "whole"]
-    assert cached(tmp_path) == [path]
-
-
-@pytest.mark.parametrize(
-    ("reply", "digest", "times", "reason"),
-    [
-        ("cut", sha256(CONTENT), 3, "50000"),
-        (404, sha256(CONTENT), 3, "404 Client Error: Not Found"),
-        ("page", sha256(CONTENT), 1, "a web page came instead of the file"),
-        ("whole", sha256(b"other"), 1, "another file came: its sha256 differs"),
-        ("whole", "md5:" + "0" * 32, 1, "another file came: its md5 differs"),
-    ],
-)
-def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, reply, digest, times, reason):
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    with served(CONTENT, reply) as (url, given), pytest.raises(UnavailableError) as e:
-        fetch(Source(url, digest))
-    message = str(e.value)
-    assert message.startswith(f"weights cannot be downloaded from {url} (")
-    assert reason in message
-    assert "load_public(PATH), or --weights PATH" in message
-    assert "\n" not in message
-    assert given == [reply] * times
-    assert cached(tmp_path) == []
-
-
-def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):
-    with served(CONTENT, "whole") as (url, _):
-        path = fetch(Source(url, sha256(CONTENT)))
-    with served(b"other", "whole") as (url, _), pytest.raises(UnavailableError):
-        fetch(Source(url, sha256(b"another")))
-    assert cached(tmp_path) == [path]
-    assert fetch(Source(url, sha256(CONTENT))).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("argv", [["download", "cifar10"], ["sample", "--weights", "cifar10", "--out", "x.png"]])
-def test_offline(offline, monkeypatch, tmp_path, capfd, argv):
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
-    monkeypatch.chdir(tmp_path)
-    assert ddim(*argv) == 7
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.startswith(f"ddim: weights cannot be downloaded from {SOURCES['cifar10'].url} (")
-    assert err.count("\n") == 1
-    assert "--weights PATH" in err
-    assert [p for p in tmp_path.rglob("*") if not p.is_dir()] == []
-
-
-def test_a_cache_that_cannot_be_written(tmp_path):
-    (tmp_path / "cache").write_text("not a folder")
-    with served(CONTENT, "whole") as (url, _), pytest.raises(DiskError, match="set DDIM_CORE_CACHE") as e:
-        fetch(Source(url, sha256(CONTENT)))
-    assert "\n" not in str(e.value)
-
-
-def test_where_the_weights_come_from(monkeypatch):
-    official = source("cifar10")
-    assert official.hash == "md5:1fa350b952534ae442b1d5235cce5cd3"
-    assert official.url == "https://heibox.uni-heidelberg.de/f/2e4f01e2d9ee49bab1d5/?dl=1"
-    monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", "https://mirror.example/ema")
-    mirror = source("cifar10")
-    assert mirror == Source("https://mirror.example/ema", official.hash), "a mirror has to serve the same file"
-    assert mirror.path == official.path
-    monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(b"other"))
-    assert source("cifar10").path != official.path, "another file never takes the place of the official one"
-    for digest in ("none", "sha256:", "md5:" + "0" * 31, "sha256:" + "g" * 64, "0" * 64):
-        monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", digest)
-        with pytest.raises(UsageError, match="is no hash of a file"):
-            load_pretrained("cifar10")
-    monkeypatch.delenv("DDIM_CORE_CIFAR10_HASH")
-    for url in ("file:///etc/passwd", "ema.ckpt", "ftp://x/y"):
-        monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", url)
-        with pytest.raises(UsageError, match="give a URL that starts with https://"):
-            load_pretrained("cifar10")
-    with pytest.raises(
-        UsageError, match="unknown public weights 'mnist': choose one of cifar10, google/ddpm-cifar10-32"
-    ):
-        source("mnist")
+# --- a file from elsewhere --------------------------------------------------------------------------------------------
 
 
 def test_a_verified_file_may_still_be_the_wrong_one(small, tmp_path, monkeypatch):
@@ -573,24 +536,6 @@ def test_download_sample_and_info_in_processes_of_their_own(large, tmp_path):
     assert np.abs(found - np.asarray(expected)).max() <= 1
 
 
-def test_info_and_download(tmp_path, monkeypatch, capsys):
-    assert ddim("info", "cifar10") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["provenance"]["url"] == SOURCES["cifar10"].url
-    assert found["provenance"]["file"] is None
-    assert found["sha256"] is None
-    assert UNetConfig(**found["unet"]) == CIFAR10
-    with served(CONTENT, "whole") as (url, _):
-        monkeypatch.setenv("DDIM_CORE_CIFAR10_URL", url)
-        monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(CONTENT))
-        assert ddim("download", "cifar10") == 0
-    (path,) = cached(tmp_path)
-    assert capsys.readouterr().out == f"{path}: {sha256(CONTENT)}, verified\n"
-    assert ddim("info", "cifar10") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["provenance"]["file"], f"sha256:{found['sha256']}") == (str(path), sha256(CONTENT))
-
-
 def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     os.link(large[1], "ema.ckpt")
@@ -613,14 +558,6 @@ def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
         assert (out, err.count("\n")) == ("", 1)
         assert message in err
     assert not Path("y.png").exists()
-
-
-def test_download_of_what_is_not_public(capsys):
-    assert ddim("download", "mnist") == 2
-    assert (
-        capsys.readouterr().err
-        == "ddim: unknown public weights 'mnist': choose one of cifar10, google/ddpm-cifar10-32\n"
-    )
 
 
 def test_seeded_pictures_do_not_depend_on_their_batch(small):

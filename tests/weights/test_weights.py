@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import TINY_RUN, randn, tiny_images
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from ddim_core import UNet, UNetConfig, generate, weights
+from ddim_core import UNet, UNetConfig, generate, load_public
 from ddim_core.errors import CheckpointError, DiskError, UsageError
 from ddim_core.files import load_tensors, save_tensors, sha256_file
 from ddim_core.recipes import RECIPES
 from ddim_core.run import CHECKPOINT
 from ddim_core.train import Trainer, train
-from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, ship, verified
+from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, registry, ship, verified
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def package(tmp_path, monkeypatch, run):
     export(run[0] / CHECKPOINT, folder / "tiny.safetensors")
     entry = {"file": "tiny.safetensors", "sha256": sha256_file(folder / "tiny.safetensors")}
     (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}))
-    monkeypatch.setattr(weights, "_assets", lambda: folder)
+    monkeypatch.setattr(registry, "assets", lambda: folder)
     return folder
 
 
@@ -204,13 +204,80 @@ def test_weights_of_another_network_than_they_say(run, tmp_path, name):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "unet",
+    [
+        {"ch": 10**9},
+        {"ch": 10**12},
+        {"ch": 10**30},
+        {"num_res_blocks": 10**9},
+        {"in_channels": 10**18},
+        {"resolution": 2**99, "ch_mult": [1] * 99, "attn_resolutions": []},
+        {"patch": 2**31, "resolution": 2**32},
+        {"ch_mult": [[1]]},
+        {"ch_mult": 3},
+        {"dropout": "x"},
+        {"attn_resolutions": [[4]]},
+    ],
+    ids=str,
+)
+def test_an_absurd_network_takes_no_memory(run, tmp_path, unet):
+    path = tmp_path / "w.safetensors"
+    description = export(run[0] / CHECKPOINT, path)
+    description["unet"] = description["unet"] | unet
+    save_tensors(path, load_tensors(path)[0], description)
+    for function in (load_weights, load, describe):
+        with pytest.raises(CheckpointError, match="does not hold the weights of the network it describes") as e:
+            function(str(path))
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("schedule", [{"T": 10**12}, {"T": "x"}, {}, [1], {"T": float("nan")}], ids=str)
+def test_an_absurd_schedule_takes_no_memory(run, tmp_path, schedule):
+    path = tmp_path / "w.safetensors"
+    description = export(run[0] / CHECKPOINT, path)
+    save_tensors(path, load_tensors(path)[0], description | {"schedule": schedule})
+    with pytest.raises(CheckpointError, match="does not hold the weights of the network it describes") as e:
+        load(str(path))
+    assert "\n" not in str(e.value)
+
+
+def test_a_description_nested_too_deep(run, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"ddim_core": "[" * 10**5 + "]" * 10**5})
+    for function in (load_weights, load, describe, lambda path: export(path, tmp_path / "out")):
+        with pytest.raises(CheckpointError, match=r"w\.safetensors was not written by ddim_core") as e:
+            function(str(path))
+        assert "\n" not in str(e.value)
+
+
+def test_the_home_directory(run, tmp_path, package, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(run[0], tmp_path / "home" / "run")
+    export(f"~/run/{CHECKPOINT}", "~/new/w.safetensors")
+    for function in (load, load_weights, describe):
+        assert function("~/new/w.safetensors")
+    assert ship("~/new/w.safetensors", "new").is_file()
+    for function in (load, load_weights, describe, load_public):
+        with pytest.raises(CheckpointError, match=f"^{tmp_path}/home/no.safetensors: no such file"):
+            function("~/no.safetensors")
+
+
+def test_our_weights_are_not_public_ones(run, tmp_path):
+    export(run[0] / CHECKPOINT, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"w\.safetensors holds weights of this package: load them with"):
+        load_public(tmp_path / "w.safetensors")
+
+
 # --- by name, verified -------------------------------------------------------------------------------------------
 
 
 def test_a_name_of_the_manifest(package):
     model, _ = load_pretrained("tiny", "cpu")
     assert model.config == TINY_RUN.unet
-    with pytest.raises(UsageError, match=r"choose one of tiny, cifar10, google/ddpm-cifar10-32$"):
+    with pytest.raises(
+        UsageError, match="choose one of tiny, cifar10, google/ddpm-cifar10-32, google/ddpm-celebahq-256"
+    ):
         load_pretrained("mnist")
 
 

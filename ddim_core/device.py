@@ -1,0 +1,105 @@
+"""What a machine offers: its device, the arithmetic that is fast on it, its memory, and several processes at once."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+
+from .errors import UsageError
+
+__all__ = ["autocast", "choose_amp", "choose_device", "enough_memory", "first_alone", "processes"]
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAST_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for these
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # a GPU, a CPU, a CPU under Windows
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device of that name ("cuda", "cuda:1", "mps", "cpu", ...), or the best there is.
+
+    Raises:
+        UsageError: this machine has no such device, or it cannot compute (as "meta", which holds shapes only).
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that torch gives up: they are refused anyway
+            device = torch.device(name)
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"device {name!r} cannot be used ({reason}): leave --device out") from error
+    return device
+
+
+def choose_amp(device: torch.device, name: str = "auto") -> str:
+    """Arithmetic of the forward pass: "fp32", "bf16" or "fp16"; "auto" takes bf16 where it is fast, and fp16 (with a
+    gradient scaler) on GPUs too old for it.
+
+    Raises:
+        UsageError: an unknown name, or fp16 on a device other than a CUDA GPU.
+    """
+    if name != "auto" and name not in _AUTOCAST:
+        raise UsageError(f"amp must be auto, fp32, bf16 or fp16, got {name!r}")
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError("amp fp16 needs a CUDA GPU: use auto")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu" and any(getattr(torch.cpu, f, bool)() for f in _FAST_BF16):
+        return "bf16"
+    return "fp32"
+
+
+def autocast(device: torch.device, amp: str) -> AbstractContextManager:
+    """What a network runs inside of, to compute in `amp`: "fp32" (as its parameters are), "bf16" or "fp16"."""
+    dtype = _AUTOCAST[amp]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+@contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Where memory runs out inside, end in one line that names the remedy.
+
+    On a CPU this holds for what the operating system refuses; what it promised and cannot give ends the process.
+
+    Raises:
+        UsageError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch raises RuntimeErrors, told apart by what they say only
+        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            raise
+        raise UsageError(f"out of memory: {remedy}") from error
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """Under torchrun, join the other processes (NCCL on GPUs, gloo on CPUs) for a while; alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """What is done inside is done by the first process alone, then by the others: for downloads."""
+    if dist.is_initialized() and dist.get_rank() > 0:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and dist.get_rank() == 0:
+        dist.barrier()

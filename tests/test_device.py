@@ -1,0 +1,92 @@
+"""What a machine offers: which device, which arithmetic, how much memory, how many processes."""
+
+import pytest
+import torch
+
+from ddim_core.device import autocast, choose_amp, choose_device, enough_memory, first_alone, processes
+from ddim_core.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_arithmetic_on_the_cpu(monkeypatch):
+    assert choose_amp(CPU, "fp32") == "fp32"
+    assert choose_amp(CPU, "bf16") == "bf16"
+    for avx, amx, expected in [(0, 0, "fp32"), (1, 0, "bf16"), (0, 1, "bf16"), (1, 1, "bf16")]:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda x=avx: bool(x), raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda x=amx: bool(x), raising=False)
+        assert choose_amp(CPU) == expected
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert choose_amp(CPU) == "fp32", "a torch that cannot say"
+
+
+@pytest.mark.parametrize(("generation", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_arithmetic_on_a_gpu(monkeypatch, generation, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    assert choose_amp(torch.device("cuda")) == expected
+    assert choose_amp(torch.device("cuda"), "fp16") == "fp16"
+
+
+@pytest.mark.parametrize("name", ["fp64", "", "AUTO", "bfloat16"])
+def test_unknown_arithmetic(name):
+    with pytest.raises(UsageError, match="amp must be auto, fp32, bf16 or fp16"):
+        choose_amp(CPU, name)
+
+
+def test_fp16_needs_a_gpu():
+    with pytest.raises(UsageError, match="fp16 needs a CUDA GPU"):
+        choose_amp(CPU, "fp16")
+
+
+def test_devices():
+    assert choose_device("cpu") == CPU
+    assert choose_device().type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu cpu", "meta", "mkldnn", "xla", "hpu", "opengl", "lazy"])
+def test_what_is_no_device_or_does_not_compute(name):
+    with pytest.raises(UsageError, match=r"cannot be used \(.+\): leave --device out") as e:
+        choose_device(name)
+    assert "\n" not in str(e.value)
+
+
+def test_arithmetic_that_is_asked_for_is_the_arithmetic_inside():
+    layer, x = torch.nn.Linear(4, 4), torch.ones(1, 4)
+    for amp, dtype in [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]:
+        with autocast(CPU, amp):
+            assert layer(x).dtype == dtype
+    assert layer(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3.64 TiB"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: not enough memory: you tried"),
+    ],
+    ids=repr,
+)
+def test_a_lack_of_memory_is_one_line_with_the_remedy(error):
+    with pytest.raises(UsageError, match=r"^out of memory: choose less$"), enough_memory("choose less"):
+        raise error
+
+
+def test_a_lack_of_memory_as_torch_says_it_on_this_machine():
+    with pytest.raises(UsageError, match="out of memory: choose less"), enough_memory("choose less"):
+        torch.empty(10**15)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "full")])
+def test_other_errors_go_through(error):
+    with pytest.raises(type(error)) as e, enough_memory("choose less"):
+        raise error
+    assert e.value is error
+
+
+def test_one_process_alone_joins_nothing():
+    with processes(), first_alone():
+        assert not torch.distributed.is_initialized()
