@@ -48,6 +48,7 @@ book: $(READY) assets
 
 # one chapter, run from top to bottom, as a page:  make run NAME=noising
 run: $(READY)
+	@[ -f "book/$(NAME).ipynb" ] || { echo "no chapter '$(NAME)': make run NAME=noising, say"; exit 2; }
 	$(VENV)/bin/jupyter nbconvert --execute --to html --output-dir _build/run book/$(NAME).ipynb
 
 # The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.
@@ -84,8 +85,8 @@ links: $(READY)
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
 
 # the project's address, in every place where it stands:  make address URL=https://github.com/someone/ddim-book
-address: $(READY)
-	$(PY) book/_ext/address.py $(URL)
+address:
+	$(PYTHON) book/_ext/address.py $(URL)
 
 clean:
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

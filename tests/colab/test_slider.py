@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from ast import literal_eval
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,14 @@ def python(page: Page, code: str, value: str = "None") -> str:
 
 
 def assert_shows(page: Page, index: int) -> str:
-    """The picture and the label beside the slider are those of a position; what the picture is."""
-    picture = "data:image/webp;base64," + python(page, "", f"box.frames[{index}]")
-    expect(page.locator(".ddim-slider img")).to_have_attribute("src", picture, timeout=30_000)
+    """The picture and the label beside the slider are those of a position; a fingerprint of the picture."""
+    picture = page.locator(".ddim-slider img")
+    expect(picture).to_have_attribute("alt", python(page, "", f"box.alts[{index}]"), timeout=30_000)
     expect(page.locator(".ddim-slider output")).to_have_text(python(page, "", f"box.labels[0][{index}]"))
     page.wait_for_function("document.querySelector('.ddim-slider img').naturalWidth > 100")
-    return picture
+    mark = sha256(picture.get_attribute("src").removeprefix("data:image/webp;base64,").encode()).hexdigest()
+    assert mark == python(page, "import hashlib", f"hashlib.sha256(box.frames[{index}].encode()).hexdigest()")
+    return mark
 
 
 def test_a_slider_moves_with_colabs_versions(notebook: Page) -> None:
