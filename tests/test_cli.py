@@ -354,7 +354,7 @@ def test_the_real_recipe_stops_when_told(tmp_path):
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM, err
     done = load_tensors(run / CHECKPOINT)[1]["steps_done"]
-    assert out == f"stopped at step {done} of {RECIPES["mnist"].epochs * 64}; go on with --resume\n"
+    assert out == f"stopped at step {done} of {RECIPES['mnist'].epochs * 64}; go on with --resume\n"
     assert done >= 1
     assert "Traceback" not in err
     assert (run / METRICS).read_text() == ""
