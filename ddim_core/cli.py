@@ -18,6 +18,7 @@ from .errors import DDIMError, DiskError, UsageError
 
 __all__ = ["main"]
 
+_CLASSES_NAMED = 20  # of a folder; of more, the number
 _PAD, _SCALE = 2, 2  # of the pictures in a PNG
 
 
@@ -68,8 +69,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder that holds MNIST/raw, or kkanji2; left out, MNIST is downloaded, kanji are where `ddim data` put them",
     )
-    p.add_argument("--dataset", help="another data set, as mnist-10k, which comes with the package, or kuzushiji")
-    p.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures only")
+    p.add_argument(
+        "--dataset",
+        metavar="NAME|FOLDER",
+        help="another data set, as mnist-10k, which comes with the package, or kuzushiji; or a folder of PNG, JPEG or WebP "
+        "pictures, whose subfolders are classes (./mnist, where it has the name of a data set)",
+    )
+    p.add_argument(
+        "--resolution",
+        type=int,
+        metavar="N",
+        help="of a folder's pictures, resized and cropped to squares; left out, the recipe's",
+    )
+    p.add_argument("--grey", action="store_true", help="make a folder's pictures grey; left out, they are in colour")
+    p.add_argument(
+        "--limit", type=int, metavar="N", help="train on the first N pictures only, in the order of their paths"
+    )
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
     p.add_argument("--lr", type=float)
@@ -98,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_evaluate)
 
     p = commands.add_parser("data", help="fetch, make or check a data set, and say what it is")
-    p.add_argument("dataset", metavar="NAME", help="mnist, mnist-10k, brush-kanji or kuzushiji")
+    p.add_argument(
+        "dataset", metavar="NAME|FOLDER", help="mnist, mnist-10k, brush-kanji or kuzushiji; or a folder of pictures"
+    )
     p.add_argument(
         "--data",
         type=Path,
@@ -165,7 +182,8 @@ def _eta(text: str) -> float | str:
 def _train(args: argparse.Namespace) -> int:
     from . import run
     from . import train as training
-    from .data import load_dataset
+    from .data import DATASETS, is_folder, load_dataset, shown
+    from .recipes import fit_pictures
 
     args.out = args.out or Path("runs", args.recipe)
     if args.init and (args.resume or args.recipe == "classifier"):
@@ -173,13 +191,21 @@ def _train(args: argparse.Namespace) -> int:
     if args.recipe == "classifier":
         return _train_classifier(args)
     changes = {k: getattr(args, k) for k in ("epochs", "batch_size", "lr", "loss_weight", "seed", "dataset")}
+    bare = (args.dataset or "").rstrip(os.sep)  # a folder with or without the / that a shell puts there is the same
+    if bare and bare not in DATASETS:
+        changes["dataset"] = bare
     config = training.recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
     checkpoint = args.out / run.CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
+    own = {"resolution": args.resolution, "grey": args.grey}
+    if is_folder(config.dataset):
+        own["resolution"] = args.resolution if args.resolution is not None else config.unet.resolution
+        config = fit_pictures(config, 1 if args.grey else 3, own["resolution"])  # before so many pictures are read
     with training.processes():
         with training.first_alone():
-            data = load_dataset(config.dataset, args.data, limit=args.limit)
+            data = load_dataset(config.dataset, args.data, limit=args.limit, **own)
+        config = fit_pictures(config, *data.images.shape[1:3])
         trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
         if args.resume:
             run.load(trainer, checkpoint)
@@ -189,7 +215,9 @@ def _train(args: argparse.Namespace) -> int:
             print(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
             return 0
         if trainer.rank == 0:
-            run.write_start(trainer, args.out, args.command_line)
+            run.write_start(trainer, args.out, args.command_line, data)
+            for note in data.notes:
+                print(f"{shown(data.name)}: {note}", flush=True)
         with run.Stop() as stop:
             run.follow(trainer, training.train(trainer, args.out, stop=stop), args.out, bar=not args.quiet)
         if stop.signal and trainer.rank == 0:
@@ -199,9 +227,11 @@ def _train(args: argparse.Namespace) -> int:
 
 def _train_classifier(args: argparse.Namespace) -> int:
     from . import metrics
-    from .data import load_dataset
+    from .data import is_folder, load_dataset
 
     name = args.dataset or "mnist"
+    if args.resolution is not None or args.grey or is_folder(name):
+        raise UsageError("the classifier is for digits: choose --dataset mnist or mnist-10k")
     epochs, seed = args.epochs or 6, args.seed or 0
     data = load_dataset(name, args.data, limit=args.limit)
     # mnist-10k has no test images: judge on MNIST's own
@@ -353,13 +383,15 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from .data import ATTRIBUTION, CACHE, kanji, kuzushiji, load_dataset
+    from .data import ATTRIBUTION, CACHE, is_folder, kanji, kuzushiji, load_dataset
 
     name, folder = args.dataset, args.data
     count = kuzushiji.COUNT if args.count is None else args.count
     for option, of in (("fonts", "brush-kanji"), ("archive", "kuzushiji"), ("count", "kuzushiji")):
         if getattr(args, option) is not None and name != of:
             raise UsageError(f"--{option} is for {of} only, not for {name!r}")
+    if is_folder(name):
+        return _describe_folder(name, folder)
     if name in ("brush-kanji", "kuzushiji"):
         folder = folder or CACHE / name
         if name == "brush-kanji" and not (folder / kanji.FOLDER).exists():
@@ -374,6 +406,31 @@ def _data(args: argparse.Namespace) -> int:
     if name in ("brush-kanji", "kuzushiji"):
         print(f"in {folder / kanji.FOLDER}")
     print(ATTRIBUTION[name])
+    return 0
+
+
+def _describe_folder(name: str, root: Path | None) -> int:
+    from collections import Counter
+
+    from .data.folder import class_of, find_pictures, shown, survey
+
+    if root is not None:
+        raise UsageError(f"--data is for a data set known by name, not for the folder {shown(name)}: leave it out")
+    found = find_pictures(name)
+    sizes, grey = survey(found)
+    n = len(sizes)
+    low, high = ("{}x{}".format(*f(sizes, key=lambda size: size[0] * size[1])) for f in (min, max))
+    print(
+        f"{shown(name)}: {n} pictures of {low if low == high else f'{low} to {high}'}, {n - grey} colour, {grey} grey"
+    )
+    counts = Counter(map(class_of, found.pictures))
+    if found.classes == (".",):
+        print("no subfolders with pictures, so one class")
+    else:
+        some = ", ".join(f"{shown(c)} {counts[c]}" for c in found.classes[:_CLASSES_NAMED])
+        print(f"{len(found.classes)} classes: {some}{', ...' if len(found.classes) > _CLASSES_NAMED else ''}")
+    if note := found.note():
+        print(note)
     return 0
 
 

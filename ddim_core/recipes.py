@@ -9,7 +9,7 @@ from .schedule import Schedule
 from .unet import UNetConfig
 from .weighting import LOSS_WEIGHTS
 
-__all__ = ["RECIPES", "TrainConfig", "choose_amp", "choose_device", "recipe"]
+__all__ = ["RECIPES", "TrainConfig", "choose_amp", "choose_device", "fit_pictures", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TrainConfig:
     """Everything that fixes a training run except the machine.
 
     Args:
-        dataset: name of the data, see `data.load_dataset`.
+        dataset: name of the data for the provenance, see `data.load_dataset`; recipes name theirs.
         unet: the network.
         epochs: passes over the data. A resumed run may have another number than it began with.
         batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
@@ -34,7 +34,7 @@ class TrainConfig:
     """
 
     unet: UNetConfig
-    dataset: str = "mnist"
+    dataset: str = "unnamed"
     epochs: int = 30
     batch_size: int = 128
     lr: float = 1e-3
@@ -78,12 +78,14 @@ RECIPES: dict[str, TrainConfig] = {
     # 1.62 M parameters: small enough to sample in a browser and to train on a CPU
     "mnist": TrainConfig(
         UNetConfig(28, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.0, norm_groups=8),
+        dataset="mnist",
         epochs=10,
         batch_size=64,
     ),
     # 25.8 M parameters, the channels of the original model: for a GPU
     "mnist-large": TrainConfig(
         UNetConfig(28, ch=128, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.1, norm_groups=32),
+        dataset="mnist",
         batch_size=256,
         lr=2e-4,
         warmup=1000,
@@ -109,3 +111,20 @@ def recipe(name: str, **changes) -> TrainConfig:
     if name not in RECIPES:
         raise UsageError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return replace(RECIPES[name], **changes)
+
+
+def fit_pictures(config: TrainConfig, channels: int, resolution: int) -> TrainConfig:
+    """The run with its network made for other pictures: as many levels as before, and attention at the same ones.
+
+    Raises:
+        UsageError: the network has too many levels for so small pictures.
+    """
+    old = config.unet
+    attended = [old.resolutions.index(r) for r in old.attn_resolutions]
+    try:
+        bare = replace(old, resolution=resolution, in_channels=channels, out_channels=channels, attn_resolutions=())
+    except ValueError as error:
+        raise UsageError(
+            f"{error}: choose a larger --resolution, or a recipe with fewer levels ({', '.join(RECIPES)})"
+        ) from error
+    return replace(config, unet=replace(bare, attn_resolutions=tuple(bare.resolutions[i] for i in attended)))

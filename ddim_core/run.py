@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .data import Dataset
 from .errors import CheckpointError, NonFiniteError, UsageError
 from .files import load_tensors, save_tensors, write_atomically
 from .unet import UNet
@@ -237,8 +238,8 @@ def follow(trainer, steps: Iterator, out: Path, *, bar: bool = True) -> None:
                 sys.stdout.flush()
 
 
-def write_start(trainer, out: Path, command: str) -> None:
-    """Beside the checkpoint: the resolved configuration, and one line for every start of the run."""
+def write_start(trainer, out: Path, command: str, data: Dataset) -> None:
+    """Beside the checkpoint: the resolved configuration, and one line for every start of the run on `data`."""
     from . import __version__
 
     for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
@@ -250,6 +251,14 @@ def write_start(trainer, out: Path, command: str) -> None:
         "from_step": trainer.steps_done,
         **({"init": trainer.origin["sha256"]} if trainer.origin else {}),
         "command": command,
+        "data": {
+            "dataset": data.name,
+            "images": len(data),
+            "sha256": trainer.data_sha256,
+            "resolution": trainer.config.unet.resolution,
+            "colour": trainer.config.unet.in_channels == 3,
+            "classes": len(data.labels.unique()),
+        },
         "commit": _commit(),
         "version": __version__,
         "torch": torch.__version__,

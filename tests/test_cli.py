@@ -65,7 +65,7 @@ def files(tmp_path_factory):
 @pytest.fixture
 def mnist(tmp_path, monkeypatch):
     """A folder in torchvision's layout, with 30 pictures in place of 70,000."""
-    monkeypatch.setattr(data, "_MNIST_COUNT", {"train": 20, "test": 10})
+    monkeypatch.setattr(data.mnist, "COUNT", {"train": 20, "test": 10})
     raw = tmp_path / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     digits = load_dataset("mnist-10k", limit=30)
@@ -369,7 +369,7 @@ def test_the_real_recipe_stops_when_told(tmp_path):
         process.kill()
     assert process.returncode == 128 + signal.SIGTERM, err
     done = load_tensors(run / CHECKPOINT)[1]["steps_done"]
-    assert out == f"stopped at step {done} of {10 * 64}; go on with --resume\n"
+    assert out == f"stopped at step {done} of {RECIPES['mnist'].epochs * 64}; go on with --resume\n"
     assert done >= 1
     assert "Traceback" not in err
     assert (run / METRICS).read_text() == ""

@@ -1,27 +1,34 @@
 """Data sets as uint8 tensors `[N, C, H, W]`, and the one place where pixels change their range.
 
-MNIST is read by torchvision: downloaded on demand, or taken from a folder in its layout (`FOLDER/MNIST/raw/...`).
-`mnist-10k` is the first 10,000 of MNIST's training images and comes with the package, for machines with no network.
-`brush-kanji` and `kuzushiji` are folders of 64x64 pictures, see `kanji`.
+MNIST is downloaded on demand, or taken from a folder; `mnist-10k` is the part of it that comes with the package: see
+`mnist`. `brush-kanji` and `kuzushiji` are folders of 64x64 pictures: see `kanji`. Any other folder of pictures is a data
+set, too: see `folder`.
 """
 
-import gzip
 import hashlib
-import io
-import json
 import os
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, UnavailableError, UsageError
+from ..errors import DataError, UsageError
+from .folder import find_pictures, read_pictures, shown
 from .kanji import read_folder
+from .mnist import read_mnist, read_shipped
 
-__all__ = ["DATASETS", "Dataset", "fingerprint", "from_model", "load_dataset", "to_model", "to_uint8"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "fingerprint",
+    "from_model",
+    "is_folder",
+    "load_dataset",
+    "shown",
+    "to_model",
+    "to_uint8",
+]
 
 DATASETS = ("mnist", "mnist-10k", "brush-kanji", "kuzushiji")
 # what is downloaded or made, weights too; another folder in the environment is read at import
@@ -33,8 +40,6 @@ ATTRIBUTION = {
     "kuzushiji": '"KMNIST Dataset" (created by CODH), adapted from "Kuzushiji Dataset" (created by NIJL and others), '
     "doi:10.20676/00000341; CC BY-SA 4.0",
 }
-_MNIST_COUNT = {"train": 60_000, "test": 10_000}
-_SHIPPED = "mnist_train_10k.npy.gz"
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,9 @@ class Dataset:
     Attributes:
         images: uint8 `[N, C, H, W]`, 0 black to 255 white.
         labels: int64 `[N]`.
-        name, split: which data, "train" or "test".
-        classes: what each label stands for: a digit, a character.
+        name, split: which data, "train" or "test". A folder's name is the one that it was asked for by.
+        classes: what each label stands for: a digit, a character, a subfolder ("." for the folder itself).
+        notes: what is worth saying of a folder: what was passed over, how many pictures were enlarged.
     """
 
     images: Tensor
@@ -53,6 +59,7 @@ class Dataset:
     name: str
     split: str
     classes: tuple[str, ...] = tuple("0123456789")
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,79 +85,81 @@ def to_uint8(x: Tensor) -> Tensor:
 def fingerprint(images: Tensor) -> str:
     """sha256 of shape and bytes of uint8 images, to tell data sets apart in provenance and on resume."""
     digest = hashlib.sha256(repr(tuple(images.shape)).encode())
-    digest.update(images.contiguous().cpu().numpy().tobytes())
+    digest.update(images.contiguous().cpu().numpy())
     return digest.hexdigest()
 
 
+def is_folder(name: str | Path) -> bool:
+    """Whether a data set is a folder of pictures rather than known by its name.
+
+    Known names win over folders of that name; a path with a separator in it (`./mnist`), or a `Path`, is a folder.
+
+    Raises:
+        DataError: it must be a folder, and is none. UsageError: it is neither a known name nor a folder.
+    """
+    if name in DATASETS:
+        return False
+    place = os.path.expanduser(name)
+    if name and os.path.isdir(place):
+        return True
+    if name and os.path.exists(place):
+        raise DataError(f"{shown(place)} is not a folder: name the folder that holds the pictures")
+    if isinstance(name, Path) or any(s in name for s in (os.sep, os.altsep) if s):
+        raise DataError(f"{shown(place)} is not there: name a folder of pictures")
+    raise UsageError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or name a folder of pictures")
+
+
 def load_dataset(
-    name: str, root: str | Path | None = None, *, split: str = "train", limit: int | None = None
+    name: str | Path,
+    root: str | Path | None = None,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    resolution: int | None = None,
+    grey: bool = False,
 ) -> Dataset:
-    """Load a data set by name.
+    """Load a data set by name, or a folder of pictures.
 
     Args:
-        name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji". All but MNIST have a training split only.
+        name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji", or a folder, see `is_folder` and `folder`.
+            All but MNIST have a training split only.
         root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. Without it
             MNIST is downloaded into a cache in the home directory, and kanji are looked for where `ddim data` puts them.
         split: "train" or "test".
-        limit: keep the first `limit` pictures.
+        limit: keep the first `limit` pictures, in order, of whatever class they are.
+        resolution, grey: of the pictures of a folder, which has no resolution of its own; only there.
 
     Raises:
-        UsageError: unknown name or split, limit < 1. DataError: files missing under `root`, or not the data they
-        should be. UnavailableError: MNIST has to be downloaded and cannot be.
+        UsageError: unknown name or split, limit < 1, a folder without a resolution, or options that are not for this
+            data set. DataError: files missing under `root`, or not the data they should be; a picture that cannot be
+            read. UnavailableError: MNIST has to be downloaded and cannot be.
     """
-    if name not in DATASETS:
-        raise UsageError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
-    if split not in _MNIST_COUNT or (name != "mnist" and split != "train"):
-        raise UsageError(f"data set {name!r} has no split {split!r}")
+    folder = is_folder(name)
+    if split not in ("train", "test") or (name != "mnist" and split != "train"):
+        raise UsageError(f"data set {str(name)!r} has no split {split!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit must be at least 1, got {limit}")
+    if folder:
+        if root is not None:
+            raise UsageError(f"--data is for a data set known by name, not for the folder {shown(name)}: leave it out")
+        if resolution is None:
+            raise UsageError(f"the pictures of {shown(name)} need a resolution: give resolution=N")
+        return _own_pictures(name, limit, resolution, grey)
+    if resolution is not None or grey:
+        raise UsageError(f"--resolution and --grey are for a folder of pictures, not for {name!r}: leave them out")
     if name in ("brush-kanji", "kuzushiji"):
         images, labels, characters = read_folder(CACHE / name if root is None else root, limit)
         return Dataset(images, labels, name, split, tuple(characters))
-    images, labels = _shipped_mnist() if name == "mnist-10k" else _mnist(root, split)
+    if name == "mnist-10k":
+        images, labels = read_shipped()
+    else:
+        images, labels = read_mnist(CACHE if root is None else root, split, download=root is None)
     return Dataset(images[:limit], labels[:limit], name, split)
 
 
-def _mnist(root: str | Path | None, split: str) -> tuple[Tensor, Tensor]:
-    from torchvision.datasets import MNIST  # half a second of imports, needed here only
-
-    folder = CACHE if root is None else Path(root).expanduser()
-    try:
-        mnist = MNIST(str(folder), train=split == "train", download=root is None)
-    except Exception as error:  # torchvision raises many kinds for a missing, cut or foreign file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if root is None:
-            raise UnavailableError(
-                f"MNIST cannot be downloaded ({reason}): give a folder that has it with --data FOLDER, "
-                "or use the 10,000 images that come with the package (--dataset mnist-10k)"
-            ) from error
-        raise DataError(
-            f"no readable MNIST under {folder}/MNIST/raw ({reason}): it should hold the four idx files, "
-            "as torchvision lays them out"
-        ) from error
-    images, labels = mnist.data[:, None], mnist.targets
-    if tuple(images.shape) != (_MNIST_COUNT[split], 1, 28, 28) or len(labels) != len(images):
-        raise DataError(
-            f"{folder}/MNIST/raw: the {split} files hold {tuple(images.shape)} images and {len(labels)} labels instead of "
-            f"{_MNIST_COUNT[split]} of 28x28: get them anew"
-        )
-    return images, labels
-
-
-def _shipped_mnist() -> tuple[Tensor, Tensor]:
-    assets = resources.files("ddim_core") / "assets"
-    expected = json.loads((assets / "manifest.json").read_text())[_SHIPPED]["sha256"]
-    raw = (assets / _SHIPPED).read_bytes()
-    if hashlib.sha256(raw).hexdigest() != expected:
-        raise DataError(f"{assets / _SHIPPED} is damaged (sha256 differs from the manifest): install the package again")
-    table = torch.from_numpy(np.load(io.BytesIO(gzip.decompress(raw)), allow_pickle=False).copy())
-    return table[:, 1:].reshape(-1, 1, 28, 28).contiguous(), table[:, 0].long()
-
-
-def pack_shipped_mnist(root: str | Path) -> bytes:
-    """The bytes of the shipped file: label and 784 pixels of each of the first 10,000 training images, gzipped."""
-    data = load_dataset("mnist", root, limit=10_000)
-    table = torch.cat([data.labels[:, None].to(torch.uint8), data.images.flatten(1)], dim=1)
-    buffer = io.BytesIO()
-    np.save(buffer, table.numpy())
-    return gzip.compress(buffer.getvalue(), 9, mtime=0)
+def _own_pictures(name: str | Path, limit: int | None, resolution: int, grey: bool) -> Dataset:
+    found = find_pictures(name)
+    images, labels, enlarged = read_pictures(found, resolution=resolution, grey=grey, limit=limit)
+    size = f"{resolution}x{resolution}"
+    notes = [found.note(), f"enlarged: {enlarged} of {len(images)} pictures, smaller than {size}" if enlarged else ""]
+    return Dataset(images, labels, str(name), "train", found.classes, tuple(note for note in notes if note))

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataError, DiskError, UnavailableError
+from .folder import is_hidden, open_picture
 
 __all__ = [
     "BRUSH_FONTS",
@@ -176,7 +177,9 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
     files = []
     for label, name in enumerate(classes):
         place = root / name
-        pictures = sorted(p for p in os.listdir(place) if p.endswith(".png")) if place.is_dir() else []
+        pictures = (
+            sorted(p for p in os.listdir(place) if p.endswith(".png") and not is_hidden(p)) if place.is_dir() else []
+        )
         if not pictures:
             raise DataError(f"{place} holds no pictures, so {root} is not whole: remove it and get the data anew")
         files += [(label, f"{place}/{p}") for p in pictures]
@@ -185,7 +188,7 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
     files = files[:limit]
     images = np.empty((len(files), 1, SIZE, SIZE), np.uint8)
     for image, (_, path) in zip(images, files, strict=True):
-        with open(path, "rb") as f:
+        with open_picture(path) as f:
             image[0] = read_png(f.read(), path)
     labels = torch.tensor([label for label, _ in files])
     return torch.from_numpy(images), labels, [chr(int(name[2:], 16)) for name in classes]

@@ -15,6 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from ..errors import DataError, DiskError, UnavailableError
+from .folder import is_hidden
 from .kanji import CODE, FOLDER, new_folder, read_png
 
 __all__ = ["CHARACTERS", "COUNT", "REPORTED_SHA256", "URL", "check_count", "fetch", "unpack"]
@@ -25,7 +26,7 @@ REPORTED_SHA256 = "6c65024b7b79de6661a049c89decfddae8bb908f71fcd7fdf1bd9a7f220a1
 RETRIES = 4
 TIMEOUT = 30  # seconds without an answer
 _PICTURE = re.compile(rf"{FOLDER}/{CODE}/[0-9a-f]{{16}}\.png")
-_HIDDEN = re.compile(rf"{FOLDER}/(?:{CODE}/)?\.[^/]+")  # what file managers leave behind: no picture, no harm
+_BESIDE = re.compile(rf"{FOLDER}/(?:{CODE}/)?[^/]+")  # where file managers leave their own: no picture, no harm
 _DIRECTORY = re.compile(rf"{FOLDER}(?:/{CODE})?")
 _LARGEST = 1 << 16  # bytes; a 64x64 picture that is not packed at all has 4,096
 _BLOCK = 1 << 20
@@ -171,7 +172,7 @@ def _pictures(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
             problem = "is too large for a picture" if member.size > _LARGEST else None
             pictures.append(member)
         elif (member.isdir() and _DIRECTORY.fullmatch(member.name)) or (
-            member.isreg() and _HIDDEN.fullmatch(member.name)
+            member.isreg() and _BESIDE.fullmatch(member.name) and is_hidden(member.name.rpartition("/")[2])
         ):
             continue
         elif member.isreg() or member.isdir():

@@ -278,6 +278,31 @@ def test_the_order_is_that_of_code_points(tmp_path):
         assert characters == ["\u34e4", "一", "龍", "\U00020b9f", "\U0010ffff"]
 
 
+def test_what_other_systems_leave_is_passed_over(tmp_path):
+    write(tmp_path, "U+4E00/a.png", picture(0))
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / FOLDER / "U+4E00" / name).write_bytes(b"\0\5\26\7")
+        (tmp_path / FOLDER / name).touch()
+    images, labels, characters = read_folder(tmp_path)
+    assert (len(images), labels.tolist(), characters) == (1, [0], ["一"])
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (os.mkfifo, "is a pipe or a device, not a picture"),
+        (os.mkdir, "is a folder, not a picture"),
+        (lambda path: os.symlink("nowhere", path), "is a link to nothing"),
+    ],
+    ids=["pipe", "folder", "link"],
+)
+def test_a_picture_that_is_no_file(tmp_path, make, problem):
+    write(tmp_path, "U+4E00/a.png", picture(0))
+    make(tmp_path / FOLDER / "U+4E00" / "b.png")
+    with pytest.raises(DataError, match=rf"U\+4E00/b\.png {problem}: remove or rename it"):
+        read_folder(tmp_path)
+
+
 def test_a_limit_reads_no_further(tmp_path):
     for i, name in enumerate(["U+4E00/0", "U+4E00/1", "U+4E8C/2"]):
         last = write(tmp_path, f"{name}.png", picture(i))

@@ -85,7 +85,12 @@ def test_folders_need_not_be_listed(tmp_path):
 
 
 def test_hidden_files_stay_packed(tmp_path):
-    hidden = [member(f"{FOLDER}/.DS_Store", content=b"x"), member(f"{os.path.dirname(GOOD)}/._a.png", content=b"x")]
+    names = [
+        f"{FOLDER}/.DS_Store",
+        f"{FOLDER}/Thumbs.db",
+        *(f"{os.path.dirname(GOOD)}/{n}" for n in ("._a.png", "desktop.ini")),
+    ]
+    hidden = [member(name, content=b"x") for name in names]
     unpack(archive(tmp_path / "a.tar", [*hidden, *pictures()]), tmp_path / "out", count=3)
     assert set(tree(tmp_path / "out")) == set(NAMES)
 
