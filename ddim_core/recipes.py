@@ -21,7 +21,7 @@ class TrainConfig:
         unet: the network.
         epochs: passes over the data. A resumed run may have another number than it began with.
         batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
-        lr: learning rate of Adam after `warmup` steps; "cosine" takes it to zero at the last step, "constant" does not.
+        lr: learning rate of Adam after `warmup` steps; half a cosine takes it to zero at the last step.
         clip_norm: largest norm of the gradient, None for no limit.
         loss_weight: how much each t counts, see `weighting`: "plain", all the same; "balanced", by the inverse of the
             loss lately measured there; "min-snr".
@@ -38,7 +38,6 @@ class TrainConfig:
     epochs: int = 30
     batch_size: int = 128
     lr: float = 1e-3
-    lr_decay: str = "cosine"
     warmup: int = 200
     clip_norm: float | None = 1.0
     loss_weight: str = "plain"
@@ -55,8 +54,6 @@ class TrainConfig:
                 raise UsageError(f"{name} must be an integer of at least {lowest}, got {value!r}")
         if not 0 < self.lr < math.inf:
             raise UsageError(f"lr must be positive, got {self.lr}")
-        if self.lr_decay not in ("cosine", "constant"):
-            raise UsageError(f"lr_decay must be cosine or constant, got {self.lr_decay!r}")
         if self.loss_weight not in LOSS_WEIGHTS:
             raise UsageError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {self.loss_weight!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -67,11 +64,6 @@ class TrainConfig:
     @property
     def schedule(self) -> Schedule:
         return Schedule.linear(self.T, self.beta_1, self.beta_T)
-
-    @classmethod
-    def from_dict(cls, d: dict) -> "TrainConfig":
-        """The inverse of `dataclasses.asdict`, lists allowed for tuples as JSON has them."""
-        return cls(**{**d, "unet": UNetConfig(**d["unet"])})
 
 
 RECIPES: dict[str, TrainConfig] = {

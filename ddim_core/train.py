@@ -146,11 +146,9 @@ class Trainer:
         return self.config.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Learning rate of step `step` (from 0): linear warm-up, then cosine decay or a constant."""
+        """Learning rate of step `step` (from 0): linear warm-up, then half a cosine down to zero."""
         c = self.config
         warm = min(1.0, (step + 1) / c.warmup) if c.warmup else 1.0
-        if c.lr_decay == "constant":
-            return c.lr * warm
         return c.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.total_steps)))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim_core import UNetConfig, cli, data
+from ddim_core import UNetConfig, cli, data, run
 from ddim_core.data import fingerprint, folder, is_folder, load_dataset
 from ddim_core.data.folder import find_pictures, open_picture, shown
 from ddim_core.errors import DataError, UsageError
 from ddim_core.recipes import RECIPES, TrainConfig, fit_pictures
-from ddim_core.train import CHECKPOINT, Trainer
+from ddim_core.run import CHECKPOINT
+from ddim_core.train import Trainer
 from ddim_core.weights import describe, load_weights
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
@@ -497,7 +498,7 @@ def test_a_recipe_is_fitted_to_pictures():
 def test_a_run_of_one_s_own_pictures_is_unnamed(tmp_path):
     config = TrainConfig(UNetConfig(8, ch=4, ch_mult=(1,), num_res_blocks=1, norm_groups=2), batch_size=2)
     trainer = Trainer(config, torch.zeros(2, 1, 8, 8, dtype=torch.uint8), device="cpu", amp="fp32")
-    trainer.save(tmp_path / CHECKPOINT)
+    run.save(trainer, tmp_path / CHECKPOINT)
     assert ddim("export", tmp_path / CHECKPOINT, "--out", tmp_path / "w.safetensors") == 0
     provenance = describe(str(tmp_path / "w.safetensors"))["provenance"]
     assert provenance["training"]["dataset"] == "unnamed"
