@@ -17,7 +17,8 @@ sys.path.append(str(ROOT / "tests"))  # for peers.py, which knows diffusers' net
 from plain import PlainUNet  # noqa: E402
 
 from ddim_core import UNet, UNetConfig  # noqa: E402
-from ddim_core.train import RECIPES, Trainer  # noqa: E402
+from ddim_core.recipes import RECIPES  # noqa: E402
+from ddim_core.train import Trainer  # noqa: E402
 
 TINY = UNetConfig(8, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), norm_groups=8)
 

@@ -181,9 +181,10 @@ def _eta(text: str) -> float | str:
 
 def _train(args: argparse.Namespace) -> int:
     from . import run
-    from . import train as training
     from .data import DATASETS, is_folder, load_dataset, shown
-    from .recipes import fit_pictures
+    from .device import first_alone, processes
+    from .recipes import fit_pictures, recipe
+    from .train import Trainer, train
 
     args.out = args.out or Path("runs", args.recipe)
     if args.init and (args.resume or args.recipe == "classifier"):
@@ -194,7 +195,7 @@ def _train(args: argparse.Namespace) -> int:
     bare = (args.dataset or "").rstrip(os.sep)  # a folder with or without the / that a shell puts there is the same
     if bare and bare not in DATASETS:
         changes["dataset"] = bare
-    config = training.recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
+    config = recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
     checkpoint = args.out / run.CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
@@ -202,11 +203,11 @@ def _train(args: argparse.Namespace) -> int:
     if is_folder(config.dataset):
         own["resolution"] = args.resolution if args.resolution is not None else config.unet.resolution
         config = fit_pictures(config, 1 if args.grey else 3, own["resolution"])  # before so many pictures are read
-    with training.processes():
-        with training.first_alone():
+    with processes():
+        with first_alone():
             data = load_dataset(config.dataset, args.data, limit=args.limit, **own)
         config = fit_pictures(config, *data.images.shape[1:3])
-        trainer = training.Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
+        trainer = Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
         if args.resume:
             run.load(trainer, checkpoint)
         elif args.init:
@@ -219,7 +220,7 @@ def _train(args: argparse.Namespace) -> int:
             for note in data.notes:
                 print(f"{shown(data.name)}: {note}", flush=True)
         with run.Stop() as stop:
-            run.follow(trainer, training.train(trainer, args.out, stop=stop), args.out, bar=not args.quiet)
+            run.follow(trainer, train(trainer, args.out, stop=stop), args.out, bar=not args.quiet)
         if stop.signal and trainer.rank == 0:
             print(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
     return 128 + stop.signal if stop.signal else 0

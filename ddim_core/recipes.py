@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass, replace
 
-from .device import choose_amp, choose_device
 from .errors import UsageError
 from .schedule import Schedule
 from .unet import UNetConfig
 from .weighting import LOSS_WEIGHTS
 
-__all__ = ["RECIPES", "TrainConfig", "choose_amp", "choose_device", "fit_pictures", "recipe"]
+__all__ = ["RECIPES", "TrainConfig", "fit_pictures", "recipe"]
 
 
 @dataclass(frozen=True)

@@ -23,27 +23,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
-from .device import autocast, choose_amp, choose_device, first_alone, processes
+from .device import autocast, choose_amp, choose_device
 from .errors import UsageError
-from .recipes import RECIPES, TrainConfig, recipe
+from .recipes import TrainConfig
 from .run import CHECKPOINT, Record, save, write_metrics
 from .schedule import add_noise
 from .seeds import derive_seed
 from .unet import UNet
 from .weighting import LossByTime, min_snr
 
-__all__ = [
-    "RECIPES",
-    "TrainConfig",
-    "TrainStep",
-    "Trainer",
-    "choose_amp",
-    "choose_device",
-    "first_alone",
-    "processes",
-    "recipe",
-    "train",
-]
+__all__ = ["TrainConfig", "TrainStep", "Trainer", "train"]
 
 _SAVE_EVERY = 900  # seconds: of an epoch that takes hours, no more is lost
 _SAVE_APART = 10  # seconds between the ends of two epochs that are saved: on a GPU one may take a second

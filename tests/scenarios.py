@@ -23,6 +23,7 @@ from helpers import TINY, TINY_28, TINY_RUN, tiny_images
 
 from ddim_core import train as training
 from ddim_core.cli import main
+from ddim_core.device import processes
 from ddim_core.errors import DDIMError
 from ddim_core.files import load_tensors
 from ddim_core.recipes import RECIPES
@@ -116,7 +117,7 @@ def two_processes(folder: Path) -> dict:
     config = replace(TINY_RUN, unet=replace(TINY, dropout=0.0), epochs=2)
 
     def run(out: Path, config=config, stop_at: int | None = None) -> int:
-        with training.processes():
+        with processes():
             try:
                 trainer = Trainer(config, tiny_images(), amp="fp32")
             except DDIMError as error:

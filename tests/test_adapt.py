@@ -14,7 +14,6 @@ from ddim_core import Adapter, Schedule, encode, generate, image_generators, ima
 from ddim_core.adapt import as_denoiser, picture_shape
 from ddim_core.oracle import DatasetDenoiser, GaussianDenoiser
 from ddim_core.sample import predict_noise
-from ddim_core.weights.formats import ShiftedTime
 
 SCHEDULE = Schedule.linear()
 SHORT = Schedule.linear(100)  # ends before a network of random weights takes pictures far out of [-1, 1]
@@ -96,9 +95,8 @@ def test_encode_asks_a_network_of_diffusers_at_its_own_times():
 def test_our_network_behind_the_shift_and_theirs_with_the_same_weights_agree(eta):
     net, ours = unet(), tiny_unet()
     net.load_state_dict(to_format_b(ours.state_dict(), len(TINY.ch_mult)))
-    pictures = [generate(m, SHORT, 2, steps=5, seed=1, eta=eta) for m in (net, ShiftedTime(ours), Adapter(ours))]
+    pictures = [generate(m, SHORT, 2, steps=5, seed=1, eta=eta) for m in (net, Adapter(ours))]
     torch.testing.assert_close(pictures[0], pictures[1], rtol=0, atol=1e-4)
-    assert torch.equal(pictures[1], pictures[2])
 
 
 def test_pictures_that_are_not_square_or_of_unknown_size():
@@ -173,7 +171,7 @@ def test_the_adapter_is_a_module_with_the_parameters_and_the_mode_of_its_network
 
 def test_only_networks_of_diffusers_are_wrapped():
     net, theirs = tiny_unet(), unet()
-    for model in (denoiser, net, GaussianDenoiser(0, 1, SCHEDULE), Adapter(net), ShiftedTime(net), nn.Identity()):
+    for model in (denoiser, net, GaussianDenoiser(0, 1, SCHEDULE), Adapter(net), nn.Identity()):
         assert as_denoiser(model) is model
     assert as_denoiser(theirs).net is theirs
     assert as_denoiser(as_denoiser(theirs)).net is theirs
@@ -183,7 +181,6 @@ def test_shapes_that_models_tell():
     images = torch.zeros(3, 1, 4, 5)
     for model, shape in [
         (tiny_unet(), (1, 8, 8)),
-        (ShiftedTime(tiny_unet()), (1, 8, 8)),
         (unet(), (1, 8, 8)),
         (Adapter(unet()), (1, 8, 8)),
         (Adapter(unet(), shape=[1, 16, 16]), (1, 16, 16)),

@@ -13,7 +13,7 @@ import torch
 from helpers import ENV, PYTHON, TINY, randn, randomised, relative
 
 from ddim_core import UNet
-from ddim_core.train import RECIPES
+from ddim_core.recipes import RECIPES
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))

@@ -13,7 +13,7 @@ from peers import SILENT, answer, format_b, peer, to_format_a, to_format_b
 from safetensors.torch import load, save, save_file
 
 from ddim_core import UNet, UNetConfig
-from ddim_core.train import RECIPES
+from ddim_core.recipes import RECIPES
 from ddim_core.unet import AttentionBlock, timestep_embedding
 
 CIFAR = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)

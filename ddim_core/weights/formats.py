@@ -3,7 +3,7 @@
 Ours, as `export` writes it, describes its network. Public weights come in two formats. A: a file of tensors with the
 names of our own U-Net, as the PyTorch port of the DDPM weights has it; it says nothing more. B: a folder as diffusers
 writes it, `diffusion_pytorch_model.safetensors` or `.bin` and `config.json`, from which the network is derived. Both
-hold networks trained on times 0, ..., T - 1 instead of 1, ..., T: see `ShiftedTime`.
+hold networks trained on times 0, ..., T - 1 instead of 1, ..., T: see `Adapter`.
 """
 
 import json
@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..adapt import Adapter
 from ..errors import CheckpointError
 from ..files import read_tensors
 from ..schedule import Schedule
 from ..unet import UNet, UNetConfig
 
-__all__ = ["CIFAR10", "ShiftedTime", "build", "file_of", "load_public", "public", "read"]
+__all__ = ["CIFAR10", "build", "file_of", "load_public", "public", "read"]
 
 KIND = "weights"
 CIFAR10 = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
@@ -30,33 +31,9 @@ _LARGEST_T = 10**6  # the tensors of a file bound its network, but not its sched
 FORMAT_B_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
-class ShiftedTime(nn.Module):
-    """A network trained on times 0, ..., T - 1, as a denoiser of 1, ..., T: `model(x_t, t) -> net(x_t, t - 1)`.
-
-    Only what the network is told is shifted; the schedule keeps alpha_t.
-
-    Raises:
-        ValueError: a time below 1 (not looked for in the memory of a GPU); and as the network.
-    """
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    @property
-    def config(self) -> UNetConfig:
-        """The network's."""
-        return self.net.config
-
-    def forward(self, xt: Tensor, t: Tensor) -> Tensor:
-        if t.device.type == "cpu" and bool((t < 1).any()):
-            raise ValueError(f"the network knows times from 1 on, got {t.min().item()}")
-        return self.net(xt, t - 1)
-
-
 def load_public(
     path: str | Path, device: str | torch.device | None = None, config: UNetConfig | None = None
-) -> tuple[ShiftedTime, Schedule]:
+) -> tuple[Adapter, Schedule]:
     """Load public weights that lie on this machine, as (model in evaluation mode, schedule).
 
     Args:
@@ -143,7 +120,7 @@ def build(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: {verdict} ({reason}): use another copy") from error
     net.load_state_dict(_matched(net, tensors, path, verdict), assign=True)
-    model = ShiftedTime(net) if shifted else net
+    model = Adapter(net) if shifted else net
     return model.to(device or "cpu").eval().requires_grad_(False), schedule
 
 

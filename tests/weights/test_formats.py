@@ -19,12 +19,24 @@ from peers import LARGER, SILENT, answer, format_b, made_by_diffusers, peer, to_
 from PIL import Image
 from safetensors.torch import save_file
 
-from ddim_core import Schedule, UNet, UNetConfig, cli, data, encode, generate, load_pretrained, load_public, sample
+from ddim_core import (
+    Adapter,
+    Schedule,
+    UNet,
+    UNetConfig,
+    cli,
+    data,
+    encode,
+    generate,
+    load_pretrained,
+    load_public,
+    sample,
+)
 from ddim_core.errors import CheckpointError
 from ddim_core.oracle import GaussianDenoiser
 from ddim_core.plots import tile
 from ddim_core.weights import describe, load
-from ddim_core.weights.formats import CIFAR10, ShiftedTime, config_of
+from ddim_core.weights.formats import CIFAR10, config_of
 
 TOLERANCE = 1e-5
 # the structure of the public network, small: four levels, channels that double once, attention on the second level
@@ -477,7 +489,7 @@ def test_only_the_network_is_told_the_earlier_time(schedule):
             return exact(xt, t + 1)
 
     xT, tau = randn(3, 1, 4, 4, dtype=torch.float64), schedule.timesteps(steps=7)
-    shifted = ShiftedTime(FromZero())
+    shifted = Adapter(FromZero())
     for a, b in zip(sample(shifted, schedule, xT, tau), sample(exact, schedule, xT, tau), strict=True):
         assert torch.equal(a.xt, b.xt)
         assert torch.equal(a.eps, b.eps)
@@ -485,7 +497,7 @@ def test_only_the_network_is_told_the_earlier_time(schedule):
 
 
 def test_times_of_the_shifted_network(small):
-    model, xt = ShiftedTime(small), randn(2, 3, 16, 16)
+    model, xt = Adapter(small), randn(2, 3, 16, 16)
     assert torch.equal(model(xt, torch.tensor([1, 1000])), small(xt, torch.tensor([0, 999])))
     assert model.config == SMALL
     with pytest.raises(ValueError, match="times from 1 on, got 0"):
@@ -532,7 +544,7 @@ def test_download_sample_and_info_in_processes_of_their_own(large, tmp_path):
     with Image.open(tmp_path / "x.png") as image:
         assert (image.mode, image.size) == ("RGB", (2 * 70, 2 * 36))
         found = np.asarray(image).astype(int)
-    expected = tile(generate(ShiftedTime(net), Schedule.linear(), 2, steps=1, seed=5), 2, scale=2)
+    expected = tile(generate(Adapter(net), Schedule.linear(), 2, steps=1, seed=5), 2, scale=2)
     assert np.abs(found - np.asarray(expected)).max() <= 1
 
 
@@ -561,7 +573,7 @@ def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
 
 
 def test_seeded_pictures_do_not_depend_on_their_batch(small):
-    model, schedule = ShiftedTime(small), Schedule.linear()
+    model, schedule = Adapter(small), Schedule.linear()
     together = generate(model, schedule, 3, steps=3, seed=1)
     apart = generate(model, schedule, 3, steps=3, seed=1, batch_size=1)
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-4)
