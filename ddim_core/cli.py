@@ -19,6 +19,13 @@ from .errors import DDIMError, DiskError, UsageError
 __all__ = ["main"]
 
 _CLASSES_NAMED = 20  # of a folder; of more, the number
+_LOADED = (
+    "recipe",
+    "data",
+    "limit",
+    "resolution",
+    "grey",
+)  # options by which a run's pictures and network are found again
 _PAD, _SCALE = 2, 2  # of the pictures in a PNG
 
 
@@ -91,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--loss-weight", help="plain, balanced or min-snr: how much each t counts in the loss")
     p.add_argument("--seed", type=int)
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
-    p.add_argument("--amp", default="auto", help="auto, fp32, bf16 or fp16")
+    p.add_argument("--amp", help="auto (the default), fp32, bf16 or fp16")
     p.add_argument("--compile", action="store_true", help="compile the network first: pays in a long run on a GPU")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
     p.set_defaults(run=_train)
@@ -195,10 +202,14 @@ def _train(args: argparse.Namespace) -> int:
     bare = (args.dataset or "").rstrip(os.sep)  # a folder with or without the / that a shell puts there is the same
     if bare and bare not in DATASETS:
         changes["dataset"] = bare
-    config = recipe(args.recipe, **{k: v for k, v in changes.items() if v is not None})
+    changes = {k: v for k, v in changes.items() if v is not None}
+    config = recipe(args.recipe, **changes)
     checkpoint = args.out / run.CHECKPOINT
     if checkpoint.exists() and not args.resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
+    notes = []
+    if args.resume:
+        config, notes = _as_begun(args, checkpoint, changes)
     own = {"resolution": args.resolution, "grey": args.grey}
     if is_folder(config.dataset):
         own["resolution"] = args.resolution if args.resolution is not None else config.unet.resolution
@@ -207,7 +218,8 @@ def _train(args: argparse.Namespace) -> int:
         with first_alone():
             data = load_dataset(config.dataset, args.data, limit=args.limit, **own)
         config = fit_pictures(config, *data.images.shape[1:3])
-        trainer = Trainer(config, data.images, device=args.device, amp=args.amp, compile=args.compile)
+        trainer = Trainer(config, data.images, device=args.device, amp=args.amp or "auto", compile=args.compile)
+        trainer.loaded = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k in _LOADED}
         if args.resume:
             run.load(trainer, checkpoint)
         elif args.init:
@@ -217,13 +229,47 @@ def _train(args: argparse.Namespace) -> int:
             return 0
         if trainer.rank == 0:
             run.write_start(trainer, args.out, args.command_line, data)
-            for note in data.notes:
-                print(f"{shown(data.name)}: {note}", flush=True)
+            for note in [*notes, *(f"{shown(data.name)}: {note}" for note in data.notes)]:
+                print(note, flush=True)
         with run.Stop() as stop:
             run.follow(trainer, train(trainer, args.out, stop=stop), args.out, bar=not args.quiet)
         if stop.signal and trainer.rank == 0:
             print(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
     return 128 + stop.signal if stop.signal else 0
+
+
+def _as_begun(args: argparse.Namespace, checkpoint: Path, changes: dict) -> tuple:
+    """The settings of a run that goes on, its own but for `changes`; and a line for each thing that is another.
+
+    What was left out of `args` is filled in from the run: where its pictures are, and its arithmetic.
+    """
+    from dataclasses import replace
+
+    from .device import choose_amp, choose_device
+    from .recipes import RECIPES
+    from .run import MAY_CHANGE, begun
+
+    config, description = begun(checkpoint)
+    loaded = description["loaded"]
+    if not loaded:  # by a program, or an older version: the network can only be the recipe's
+        config = replace(config, unet=RECIPES[args.recipe].unet)
+    elif loaded["recipe"] != args.recipe:
+        raise UsageError(f"{checkpoint} is of a run of the recipe {loaded['recipe']}, not of {args.recipe}")
+    for name in _LOADED:
+        if not getattr(args, name):
+            setattr(args, name, loaded.get(name) or getattr(args, name))
+    args.data = args.data and Path(args.data)
+    device = choose_device(args.device)
+    if args.amp is None and device.type == description.get("device"):
+        args.amp = description["amp"]
+    new = {**changes, "amp": choose_amp(device, args.amp or "auto")}
+    old = {name: getattr(config, name) for name in MAY_CHANGE} | {"amp": description["amp"]}
+    notes = [
+        f"{name} {new[name]} instead of {old[name]}, as the run was before"
+        for name in old
+        if new.get(name, old[name]) != old[name]
+    ]
+    return replace(config, **changes), notes
 
 
 def _train_classifier(args: argparse.Namespace) -> int:

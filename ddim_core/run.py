@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -23,14 +23,16 @@ from torch import Tensor
 
 from .data import Dataset
 from .errors import CheckpointError, NonFiniteError, UsageError
-from .files import load_tensors, save_tensors, write_atomically
-from .unet import UNet
+from .files import load_tensors, read_description, save_tensors, write_atomically
+from .recipes import TrainConfig
+from .unet import UNet, UNetConfig
 
 __all__ = [
     "CHECKPOINT",
     "METRICS",
     "Record",
     "Stop",
+    "begun",
     "follow",
     "load",
     "save",
@@ -41,6 +43,7 @@ __all__ = [
 
 CHECKPOINT = "last.safetensors"
 METRICS = "metrics.jsonl"
+MAY_CHANGE = ("epochs", "lr")  # settings with which a run may go on in another way than it began
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SHEETS_APART = 10  # seconds between sheets of samples: on a GPU an epoch may take a second
 
@@ -96,10 +99,14 @@ class Record:
 
 
 def _not_finite(what: str, trainer) -> NonFiniteError:
-    return NonFiniteError(
-        f"{what} not finite by step {trainer.steps_done} (lr {trainer.lr(trainer.steps_done - 1):.2g}, {trainer.amp}): "
-        "the last checkpoint is untouched; go on from it with a smaller --lr or with --amp fp32"
+    remedy = "a smaller --lr" + ("" if trainer.amp == "fp32" else " or --amp fp32")
+    advice = (
+        f"the last checkpoint is untouched; go on from it with --resume and {remedy}"
+        if trainer.saved
+        else f"nothing was saved yet; begin again with {remedy}"
     )
+    at = f"lr {trainer.lr(trainer.steps_done - 1):.2g}, {trainer.amp}"
+    return NonFiniteError(f"{what} not finite by step {trainer.steps_done} ({at}): {advice}")
 
 
 def start_from(trainer, name: str) -> None:
@@ -148,22 +155,39 @@ def save(trainer, path: str | Path) -> None:
         "images": len(trainer.images),
         "origin": trainer.origin,
         "amp": trainer.amp,
+        "device": trainer.device.type,
         "scaler": trainer.scaler.state_dict(),
+        "loaded": trainer.loaded,
     }
     save_tensors(path, tensors, description)
+    trainer.saved = True
+
+
+def begun(path: str | Path) -> tuple[TrainConfig, dict]:
+    """The settings of the run that wrote a checkpoint, and the rest of its description.
+
+    In it, "loaded" is what `trainer.loaded` was: how the command line found the pictures; empty where a program gave them.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    description = {"loaded": {}} | read_description(path, kind="training")
+    saved = description["config"]
+    known = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved}
+    return TrainConfig(**{**known, "unet": UNetConfig(**saved["unet"])}), description
 
 
 def load(trainer, path: str | Path) -> None:
     """Go on from a state that `save` wrote: the next step is the one that would have come.
 
     Raises:
-        CheckpointError: no such file, a damaged one, or one of another run (other network, data or settings;
-        the number of epochs may differ).
+        CheckpointError: no such file, a damaged one, or one of another run (other network, data or settings; the number
+        of epochs and the learning rate may differ).
     """
     tensors, description = load_tensors(path, kind="training")
     saved = {"loss_weight": "plain"} | description["config"]  # of a time when there was no other
     mine = json.loads(json.dumps(asdict(trainer.config)))
-    different = sorted(k for k in mine if k != "epochs" and mine[k] != saved.get(k))
+    different = sorted(k for k in mine if k not in MAY_CHANGE and mine[k] != saved.get(k))
     if different:
         raise CheckpointError(
             f"{path} is of a run with another {', '.join(different)}: use its settings or another --out"
@@ -192,6 +216,7 @@ def load(trainer, path: str | Path) -> None:
     trainer.steps_done = description["steps_done"]
     trainer.record.epochs = description["history"]
     trainer.origin = description.get("origin")
+    trainer.saved = True
 
 
 def write_metrics(trainer, out: Path) -> None:

@@ -123,6 +123,8 @@ class Trainer:
         self.origin: dict | None = (
             None  # the weights that the run started from, where it did not start from random ones
         )
+        self.saved = False  # whether there is a checkpoint to go back to
+        self.loaded: dict = {}  # how the command line found the pictures, for the next time
         self.loss_by_time = LossByTime(self.schedule.T, device=self.device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 

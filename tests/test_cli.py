@@ -223,7 +223,7 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "not finite by step 8 (lr" in err
-    assert "--amp fp32" in err
+    assert err.endswith("nothing was saved yet; begin again with a smaller --lr\n")
     assert sorted(os.listdir("run")) == ["config.json", "starts.jsonl"], "no checkpoint of it"
 
 
@@ -291,6 +291,74 @@ def test_resume_when_done_and_when_not(capsys):
     assert ddim(*TRAIN, "--out", "run", "--resume", "--epochs", "3") == 0
     assert [json.loads(line)["from_step"] for line in Path("run/starts.jsonl").read_text().splitlines()] == [0, 6]
     assert load_tensors(f"run/{CHECKPOINT}")[1]["steps_done"] == 9
+
+
+BEGUN = [
+    ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k"],
+    ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k", "--batch-size", "4", "--lr", "0.002", "--seed", "5"],
+    ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k", "--amp", "fp32", "--loss-weight", "balanced"],
+    ["--epochs", "3", "--limit", "9", "--data", "{mnist}"],
+    ["--epochs", "3", "--dataset", "pictures", "--grey", "--resolution", "16"],
+]
+
+
+@pytest.mark.parametrize("options", BEGUN, ids=lambda o: " ".join(o))
+def test_to_go_on_its_folder_suffices(options, mnist, monkeypatch):
+    """Stopped after a few steps and resumed with nothing but --out and --resume: the run that was begun, to the end."""
+    Path("pictures").mkdir()
+    for i in range(12):
+        Image.effect_noise((20, 16), 20 + 10 * i).save(f"pictures/{i}.png")
+    options = [o.format(mnist=mnist) for o in options]
+    assert ddim("train", "tiny", *options, "--quiet", "--out", "whole") == 0
+    real = run.Stop.__call__
+    calls = []
+    monkeypatch.setattr(run.Stop, "__call__", lambda self: calls.append(0) or len(calls) >= 2)
+    ddim("train", "tiny", *options, "--quiet", "--out", "cut")
+    assert 0 < load_tensors(f"cut/{CHECKPOINT}")[1]["steps_done"] < load_tensors(f"whole/{CHECKPOINT}")[1]["steps_done"]
+    monkeypatch.setattr(run.Stop, "__call__", real)
+    assert ddim("train", "tiny", "--resume", "--quiet", "--out", "cut") == 0
+    (a, whole), (b, cut) = (load_tensors(f"{name}/{CHECKPOINT}") for name in ("whole", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert cut["config"] == whole["config"]
+    assert cut["amp"] == whole["amp"]
+    assert [line["lr"] for line in cut["history"]] == [line["lr"] for line in whole["history"]]
+    assert json.loads(Path("cut/config.json").read_text()) == json.loads(Path("whole/config.json").read_text())
+
+
+def test_what_is_another_is_said_or_refused(capsys):
+    assert ddim(*TRAIN, "--out", "run") == 0
+    capsys.readouterr()
+    go_on = ["train", "tiny", "--resume", "--quiet", "--out", "run"]
+    assert ddim(*go_on, "--epochs", "3", "--lr", "0.0001", "--amp", "bf16") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:3] == [
+        "epochs 3 instead of 2, as the run was before",
+        "lr 0.0001 instead of 0.001, as the run was before",
+        "amp bf16 instead of fp32, as the run was before",
+    ]
+    last = json.loads(Path("run/starts.jsonl").read_text().splitlines()[-1])
+    assert last["amp"] == "bf16"
+    assert "--lr 0.0001" in last["command"]
+    assert load_tensors(f"run/{CHECKPOINT}")[1]["config"]["lr"] == 0.0001
+    assert ddim(*go_on, "--epochs", "4", "--batch-size", "4") == 4
+    assert "is of a run with another batch_size" in capsys.readouterr().err
+    assert ddim("train", "kanji", "--resume", "--out", "run") == 2
+    assert "is of a run of the recipe tiny, not of kanji" in capsys.readouterr().err
+
+
+def test_the_remedies_for_a_loss_that_is_not_finite_work(capsys):
+    assert ddim(*TRAIN, "--out", "run", "--epochs", "1") == 0
+    go_on = ["train", "tiny", "--resume", "--quiet", "--out", "run", "--epochs", "3"]
+    assert ddim(*go_on, "--lr", "1e30") == 5
+    said = capsys.readouterr().err
+    assert "the last checkpoint is untouched; go on from it with --resume and a smaller --lr" in said
+    assert "--amp" not in said, "it is in fp32 already"
+    assert ddim(*go_on, "--lr", "1e-4") == 0
+    assert ddim(*TRAIN, "--amp", "bf16", "--out", "other", "--epochs", "1") == 0
+    go_on[go_on.index("run")] = "other"
+    assert ddim(*go_on, "--lr", "1e30") == 5
+    assert capsys.readouterr().err.endswith("a smaller --lr or --amp fp32\n")
+    assert ddim(*go_on, "--amp", "fp32") == 0
 
 
 def test_leftovers_of_a_killed_writer_are_removed():

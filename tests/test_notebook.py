@@ -8,7 +8,7 @@ from ddim_core.notebook import glue
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(3.5, "'3.5'"), ("12,345", "'12,345'"), ("a 'quoted' text", '"a \'quoted\' text"')]
+    ("value", "text"), [(3.5, "'3.5'"), ("12,345", "'12,345'"), ("a 'quoted' text", "\"a 'quoted' text\"")]
 )
 def test_it_stores_what_myst_nb_looks_for(value, text):
     """A display that no front end shows, with its name beside it. That the book finds it, its build shows."""
