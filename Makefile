@@ -84,7 +84,7 @@ lint: $(READY)
 links: $(READY)
 	$(VENV)/bin/jupyter-book build . --builder linkcheck
 
-# the project's address, in every place where it stands:  make address URL=https://github.com/someone/ddim-book
+# the project's address, in every place where it stands:  make address URL=https://github.com/OWNER/NAME
 address:
 	$(PYTHON) book/_ext/address.py $(URL)
 

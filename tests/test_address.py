@@ -1,7 +1,7 @@
 """The project's address is the same wherever it stands, and a first cell that cannot install from it says what to do."""
 
 import json
-import re
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +15,7 @@ import address
 
 ROOT = address.ROOT
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-ELSEWHERE = "https://git.example.org/some-one/other.book"
+ELSEWHERE = "https://github.com/some-one/other.book"
 
 
 def found(root: Path) -> dict[str, set[str]]:
@@ -71,7 +71,15 @@ def test_a_place_that_disagrees_is_seen_and_put_right(copy, file):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "ddim-book", "https://github.com", "https://github.com/someone", "git@github.com:a/b"]
+    "bad",
+    [
+        "",
+        "ddim-book",
+        "https://github.com",
+        "https://github.com/someone",
+        "git@github.com:a/b",
+        "https://gitlab.com/a/b",
+    ],
 )
 def test_no_address(copy, bad):
     with pytest.raises(ValueError, match="is no address such as"):
@@ -106,8 +114,9 @@ print("went on" if done.success else "stopped")
 
 def first_cell(source: str, comes: str) -> str:
     cell = address.FIRST_CELL.format(url=address.address()).replace(f"git+{address.address()}", source)
-    assert f"%pip install -qqq {source}" in cell
-    env = {**ENV, "PYTHONWARNINGS": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    assert f"!pip install -qqq {source}" in cell
+    env = {k: v for k, v in ENV.items() if k != "PYTHONWARNINGS"} | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    env["PATH"] = f"{Path(PYTHON).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run([PYTHON, "-c", RUN, cell, comes], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -116,11 +125,8 @@ def first_cell(source: str, comes: str) -> str:
 @pytest.mark.parametrize("scheme", ["git+file", "file"])
 def test_a_first_cell_that_cannot_install_says_what_to_do(tmp_path, scheme):
     said = first_cell(f"{scheme}://{tmp_path}/nowhere", "never comes")
-    assert (
-        "SystemExit: pip cannot get ddim_core: upload its wheel here and %pip install that, or work in a clone." in said
-    )
-    assert said.rstrip().endswith("stopped"), "cells below it do not run"
-    assert not re.search(r"Traceback|error|fatal", said), said
+    line = "pip cannot get ddim_core: upload its wheel here and %pip install that, or work in a clone."
+    assert said.splitlines() == [line, "stopped"], "and cells below it do not run"
 
 
 def test_a_first_cell_that_can_install_goes_on():

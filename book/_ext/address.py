@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-URL = r"https://[\w.-]+/[\w.-]+/[\w.-]+"
+URL = r"https://github\.com/[\w.-]+/[\w.-]+"  # Colab, Binder and the links to files know GitHub
 SET = re.compile(rf"^(  url: ){URL}$", re.M)
 # a page says where it takes the project from in one of these ways, and in no other
 STAMPED = re.compile(rf"(git\+|git clone |tests/test_equations\.py`\]\(){URL}", re.M)
@@ -24,9 +24,14 @@ FIRST_CELL = """\
 from importlib.util import find_spec
 
 if not find_spec("ddim_core"):  # in Colab
-    %pip install -qqq git+{url}
+    !pip install -qqq git+{url}
     if not find_spec("ddim_core"):
-        raise SystemExit("pip cannot get ddim_core: upload its wheel here and %pip install that, or work in a clone.")"""
+
+        class Missing(ImportError):
+            def _render_traceback_(self):
+                return [str(self)]
+
+        raise Missing("pip cannot get ddim_core: upload its wheel here and %pip install that, or work in a clone.")"""
 
 
 def address(root: Path = ROOT) -> str:
@@ -43,7 +48,7 @@ def stamp(url: str, root: Path = ROOT) -> None:
     """Writes the address into _config.yml and wherever else it stands. Raises ValueError where it is none."""
     url = url.removesuffix("/").removesuffix(".git")
     if not re.fullmatch(URL, url):
-        raise ValueError(f"{url!r} is no address such as https://github.com/someone/ddim-book")
+        raise ValueError(f"{url!r} is no address such as https://github.com/OWNER/NAME")
     config = root / "_config.yml"
     config.write_text(SET.sub(rf"\g<1>{url}", config.read_text()))
     for path in stamped(root):
