@@ -44,8 +44,8 @@ def pipeline(net, xT, steps, monkeypatch):
     pipe = DDIMPipeline(net, scheduler(steps, SHORT))
     pipe.set_progress_bar_config(disable=True)
     monkeypatch.setattr("diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda *args, **kwargs: xT)
-    images = pipe(len(xT), num_inference_steps=steps, output_type="pt").images
-    return torch.as_tensor(images) * 2 - 1  # older versions give an array of numpy's
+    images = pipe(len(xT), num_inference_steps=steps, output_type="np").images
+    return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
 
 
 # --- diffusers ---------------------------------------------------------------------------------------------------
