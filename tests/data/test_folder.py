@@ -542,8 +542,11 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     assert ddim(*argv, "--epochs", "3", "--resume") == 0
     argv[3] = "pets/"  # as a shell completes it
     assert ddim(*argv, "--epochs", "4", "--resume") == 0
+    # the same folder spelt in another way: its pictures decide
+    spelt = [str(Path("pets").absolute()) if word == "pets/" else word for word in argv]
+    assert ddim(*spelt, "--epochs", "5", "--resume") == 0
     assert ddim("export", f"run/{CHECKPOINT}", "--out", "w.safetensors") == 0
-    assert "4 steps on 4 images" in capsys.readouterr().out
+    assert "5 steps on 4 images" in capsys.readouterr().out
     assert ddim("sample", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png") == 0
     with Image.open("x.png") as drawn:
         assert (drawn.mode, drawn.size) == ("RGB", (2 * (2 * 14 + 2), 2 * 16))
