@@ -559,7 +559,7 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     assert provenance["training"]["dataset"] == "pets"
     assert provenance["images"] == 4
     assert provenance["data_sha256"] == fingerprint(pictures.images)
-    assert [start["from_step"] for start in provenance["starts"]] == [0, 2, 3]
+    assert [start["from_step"] for start in provenance["starts"]] == [0, 2, 3, 4]
     for start in provenance["starts"]:
         assert start["data"] == {
             "dataset": "pets",
