@@ -530,6 +530,15 @@ def ddim(*argv):
         return end.code
 
 
+def test_a_folder_spelt_in_another_way_is_the_same_run(tiny, pets):
+    """Its pictures decide, and the run keeps the name that it began with."""
+    argv = ["train", "tiny", "--resolution", "12", "--amp", "fp32", "--quiet", "--out", "run", "--dataset"]
+    assert ddim(*argv, "pets", "--epochs", "1") == 0
+    assert ddim(*argv, str(Path("pets").absolute()), "--epochs", "2", "--resume") == 0
+    config = json.loads(Path("run/config.json").read_text())["config"]
+    assert (config["dataset"], config["epochs"]) == ("pets", 2)
+
+
 def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     argv = ["train", "tiny", "--dataset", "pets", "--resolution", "12", "--amp", "fp32", "--quiet", "--out", "run"]
     assert ddim(*argv, "--epochs", "2") == 0
@@ -542,11 +551,8 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     assert ddim(*argv, "--epochs", "3", "--resume") == 0
     argv[3] = "pets/"  # as a shell completes it
     assert ddim(*argv, "--epochs", "4", "--resume") == 0
-    # the same folder spelt in another way: its pictures decide
-    spelt = [str(Path("pets").absolute()) if word == "pets/" else word for word in argv]
-    assert ddim(*spelt, "--epochs", "5", "--resume") == 0
     assert ddim("export", f"run/{CHECKPOINT}", "--out", "w.safetensors") == 0
-    assert "5 steps on 4 images" in capsys.readouterr().out
+    assert "4 steps on 4 images" in capsys.readouterr().out
     assert ddim("sample", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png") == 0
     with Image.open("x.png") as drawn:
         assert (drawn.mode, drawn.size) == ("RGB", (2 * (2 * 14 + 2), 2 * 16))
@@ -559,7 +565,7 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     assert provenance["training"]["dataset"] == "pets"
     assert provenance["images"] == 4
     assert provenance["data_sha256"] == fingerprint(pictures.images)
-    assert [start["from_step"] for start in provenance["starts"]] == [0, 2, 3, 4]
+    assert [start["from_step"] for start in provenance["starts"]] == [0, 2, 3]
     for start in provenance["starts"]:
         assert start["data"] == {
             "dataset": "pets",
