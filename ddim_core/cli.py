@@ -183,7 +183,10 @@ def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
 
 
 def _eta(text: str) -> float | str:
-    return text if text == "sigma-hat" else float(text)
+    try:
+        return text if text == "sigma-hat" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, or sigma-hat, got {text!r}") from None
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -141,7 +141,8 @@ def _description(f, path: str | Path, kind: str | None) -> dict:
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description")
     if kind is not None and description.get("kind") != kind:
-        raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {kind!r}")
+        remedy = ": turn it into weights with `ddim export`" if description.get("kind") == "training" else ""
+        raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {kind!r}{remedy}")
     return description
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data import Dataset
+from .data import DATASETS, Dataset
 from .errors import CheckpointError, NonFiniteError, UsageError
 from .files import load_tensors, read_description, save_tensors, write_atomically
 from .recipes import TrainConfig
@@ -128,7 +128,9 @@ def start_from(trainer, name: str) -> None:
     elif not torch.equal(schedule.alpha, trainer.schedule.alpha):
         other = "schedule"
     if other:
-        raise UsageError(f"--init {name}: these weights are of another {other} than the run: choose its recipe")
+        raise UsageError(
+            f"--init {name}: these weights are of another {other} than the run: choose their recipe, resolution and colours"
+        )
     trainer.model.load_state_dict(model.state_dict())
     trainer.ema.load_state_dict(model.state_dict())
     description = describe(name)
@@ -187,6 +189,11 @@ def load(trainer, path: str | Path) -> None:
     tensors, description = load_tensors(path, kind="training")
     saved = {"loss_weight": "plain"} | description["config"]  # of a time when there was no other
     mine = json.loads(json.dumps(asdict(trainer.config)))
+    if (
+        mine["dataset"] not in DATASETS and saved["dataset"] not in DATASETS
+    ):  # spelt in another way or moved: its pictures decide
+        mine["dataset"] = saved["dataset"]
+        trainer.config = replace(trainer.config, dataset=saved["dataset"])
     different = sorted(k for k in mine if k not in MAY_CHANGE and mine[k] != saved.get(k))
     if different:
         raise CheckpointError(

@@ -324,7 +324,10 @@ def predict_noise(model: Denoiser, xt: Tensor, t: int, amp: str = "fp32") -> Ten
     with _evaluating(model), autocast(xt.device, amp):
         eps = model(xt if parameter is None else xt.to(parameter.dtype), times)
     if not isinstance(eps, Tensor):
-        raise TypeError(f"a denoiser returns a tensor, got {type(eps).__name__}: wrap the network in ddim_core.Adapter")
+        raise TypeError(
+            f"a denoiser returns a tensor, got {type(eps).__name__}: let it return one; for a network that counts its "
+            "times from 0, as those of diffusers, ddim_core.Adapter does"
+        )
     return eps.to(xt.dtype)
 
 

@@ -15,6 +15,7 @@ settings.load_profile("ddim")
 
 HERE = Path(__file__).resolve().parent
 # what these need takes minutes to make: they run where they are named, and where they are not, a line says so
+BOOK = HERE.parent / "book"
 APART = {HERE / "book": "make test-book", HERE / "colab": "make test-colab"}
 
 
@@ -34,6 +35,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for folder, command in APART.items():
         if _left_out(folder, config) and any(folder.is_relative_to(path) for path in _asked(config)):
             terminalreporter.write_line(f"not among them: {folder.relative_to(HERE.parent)} (run `{command}`)")
+    if not config.getoption("nbmake", default=False) and any(BOOK.is_relative_to(path) for path in _asked(config)):
+        terminalreporter.write_line("not among them: book/*.ipynb (add --nbmake)")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -132,7 +132,7 @@ FAULTS = [
     (2, "must not be negative", [*SAMPLE, "--seed", "-4"]),
     (2, "eta must lie in [0, 1] or be 'sigma-hat', got 1.5", [*SAMPLE, "--eta", "1.5"]),
     (2, "eta must lie in [0, 1] or be 'sigma-hat', got nan", [*SAMPLE, "--eta", "nan"]),
-    (2, "argument --eta: invalid", [*SAMPLE, "--eta", "sigma"]),
+    (2, "argument --eta: must be a number from 0 to 1, or sigma-hat, got 'sigma'", [*SAMPLE, "--eta", "sigma"]),
     (2, "--out must end in .png or .npy, got x.jpg", [*SAMPLE, "--out", "x.jpg"]),
     (2, "--columns must be at least 1, got 0", [*SAMPLE, "--columns", "0"]),
     (2, "device 'cuda:99' cannot be used", [*SAMPLE, "--device", "cuda:99"]),
@@ -297,7 +297,7 @@ BEGUN = [
     ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k"],
     ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k", "--batch-size", "4", "--lr", "0.002", "--seed", "5"],
     ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k", "--amp", "fp32", "--loss-weight", "balanced"],
-    ["--epochs", "3", "--limit", "9", "--data", "{mnist}"],
+    ["--epochs", "3", "--limit", "9", "--dataset", "mnist", "--data", "{mnist}"],
     ["--epochs", "3", "--dataset", "pictures", "--grey", "--resolution", "16"],
 ]
 

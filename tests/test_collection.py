@@ -38,7 +38,7 @@ def copy(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "files", "says"),
     [
-        ("", TESTS, BOTH),
+        ("", TESTS, ["not among them: book/*.ipynb (add --nbmake)", *BOTH]),
         ("--nbmake", TESTS | NOTEBOOKS, BOTH),
         ("--nbmake .", TESTS | NOTEBOOKS, BOTH),
         ("--nbmake book", NOTEBOOKS, []),

@@ -530,6 +530,15 @@ def ddim(*argv):
         return end.code
 
 
+def test_a_folder_spelt_in_another_way_is_the_same_run(tiny, pets):
+    """Its pictures decide, and the run keeps the name that it began with."""
+    argv = ["train", "tiny", "--resolution", "12", "--amp", "fp32", "--quiet", "--out", "run", "--dataset"]
+    assert ddim(*argv, "pets", "--epochs", "1") == 0
+    assert ddim(*argv, str(Path("pets").absolute()), "--epochs", "2", "--resume") == 0
+    config = json.loads(Path("run/config.json").read_text())["config"]
+    assert (config["dataset"], config["epochs"]) == ("pets", 2)
+
+
 def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     argv = ["train", "tiny", "--dataset", "pets", "--resolution", "12", "--amp", "fp32", "--quiet", "--out", "run"]
     assert ddim(*argv, "--epochs", "2") == 0
