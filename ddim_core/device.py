@@ -90,6 +90,7 @@ def processes() -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
+        dist.barrier()  # nobody leaves, for a fault of its own, before all have joined
         yield
     finally:
         dist.destroy_process_group()
