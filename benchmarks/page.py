@@ -18,7 +18,8 @@ HEAD = """\
 How fast is the network of this book, beside the note's implementation of it and that of `diffusers`? One command asks all
 of them in one process, taking turns, with the same shape, batch and machine:
 
-    python benchmarks/speed.py --batch 64 --out benchmarks/results/NAME.json
+    python benchmarks/speed.py --batch 64 \\
+        --out benchmarks/results/NAME.json
     python benchmarks/page.py
 
 A *sampling* row is one call of the network; images per second of whole samples are this number divided by $S$. A *training*
@@ -39,7 +40,7 @@ def table(rows: list[dict]) -> str:
     """Rows of one mode and batch as a table of markdown."""
     lines = ["| network | images per second | ratio to the note | share of peak |", "|---|---:|---:|---:|"]
     for r in rows:
-        name = r["contestant"].replace("channels_last", "`channels_last`")
+        name = r["contestant"].replace("channels_last", "channels last")
         if r["error"]:
             lines.append(f"| {name} | {r['error']} | | |")
         else:
