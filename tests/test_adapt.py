@@ -197,7 +197,9 @@ def test_shapes_that_models_tell():
 def test_an_answer_that_is_no_tensor_is_told_with_the_remedy():
     net = unet()
     for wrong, name in [(lambda x, t: net(x, t), "UNet2DOutput"), (lambda x, t: np.zeros(x.shape), "ndarray")]:
-        with pytest.raises(TypeError, match=rf"a denoiser returns a tensor, got {name}: let it return one; .*ddim_core\.Adapter"):
+        with pytest.raises(
+            TypeError, match=rf"a denoiser returns a tensor, got {name}: let it return one; .*ddim_core\.Adapter"
+        ):
             predict_noise(wrong, torch.zeros(1, 1, 8, 8), 5)
 
 
