@@ -88,7 +88,7 @@ def test_a_contestant_that_takes_too_long_is_a_row(tmp_path, monkeypatch):
     monkeypatch.setattr(Stage, "train", lambda self, c, batch: lambda n: time.sleep(60))
     start = time.monotonic()
     report = run(tmp_path, "--only", "none other", "--budget", "28")
-    assert time.monotonic() - start < 50
+    assert time.monotonic() - start < 28, "the budget holds"
     assert [r["error"] for r in report["rows"]] == [None, "stopped after 7 s"]
 
 
