@@ -80,6 +80,7 @@ test-book: book
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
 
 # every outside link of the book (needs the network)
 links: $(READY)
