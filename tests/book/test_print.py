@@ -66,7 +66,7 @@ def test_nothing_is_cut_off_and_all_of_it_is_dark_on_white(printed: Watched):
     missing = [line for line in wanted if re.sub(r"\s", "", line)[-12:] not in text]
     assert not missing
 
-    outside = {a for a in page.eval_on_selector_all(".bd-article a[href^=http]", "links => links.map(a => a.href)")}
+    outside = set(page.eval_on_selector_all(".bd-article a[href^=http]", "links => links.map(a => a.href)"))
     kept = {
         annotation.get_object().get("/A", {}).get("/URI")
         for sheet in pdf.pages
