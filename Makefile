@@ -17,9 +17,9 @@ test test-lowest: export MPLBACKEND = agg
 test test-colab: export DDIM_QUICK = 1
 
 # The package as a wheel in $$D, a folder that goes when the recipe ends; and all notebooks run in an empty folder, where nothing
-# of this checkout is found.
-WHEEL = rm -rf build && D=$$(mktemp -d) && trap 'rm -rf "$$D" build' EXIT && \
-	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" .
+# of this checkout is found. (Built in there as well, so that two targets can run at once.)
+WHEEL = D=$$(mktemp -d) && trap 'rm -rf "$$D"' EXIT && printf '[build]\nbuild_base = %s\n' "$$D/build" > "$$D/build.cfg" && \
+	DIST_EXTRA_CONFIG="$$D/build.cfg" $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" .
 NOTEBOOKS = mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
 	$(abspath $(PY)) -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS)
 
