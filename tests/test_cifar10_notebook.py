@@ -18,7 +18,7 @@ from ddim_core.weights.formats import CIFAR10
 
 CHAPTER = Path(__file__).parents[1] / "book" / "cifar10.ipynb"
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
-WITH_PICTURES = ["cifar-opening", "cifar-dial", "cifar-slip", "cifar-grid"]
+WITH_IMAGES = ["cifar-opening", "cifar-dial-images", "cifar-slip-colour", "cifar-grid-images"]
 
 
 def executed(folder: Path, url: str, file_hash: str) -> dict[str, str]:
@@ -47,33 +47,35 @@ def executed(folder: Path, url: str, file_hash: str) -> dict[str, str]:
     return written
 
 
-def pictures(text: str) -> list[Image.Image]:
+def images(text: str) -> list[Image.Image]:
     found = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,([^"]+)">', text)
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
 
 
-def test_with_weights_every_section_shows_its_pictures(tmp_path):
+def test_with_weights_every_section_shows_its_images(tmp_path):
     buffer = io.BytesIO()
     torch.save(randomised(UNet(CIFAR10)).state_dict(), buffer)
     content = buffer.getvalue()
     with served(content, "whole") as (url, given):
         written = executed(tmp_path, url, f"sha256:{hashlib.sha256(content).hexdigest()}")
     assert given == ["whole"]  # fetched, and once
-    for name in WITH_PICTURES:
-        (picture,) = pictures(written[name])
-        colours = picture.convert("RGB").getcolors(1 << 20)
+    for name in WITH_IMAGES:
+        (image,) = images(written[name])
+        colours = image.convert("RGB").getcolors(1 << 20)
         assert sum(count for count, rgb in colours if len(set(rgb)) > 1) > 1000, name  # pixels that are not grey
     assert "the public weights" in written["cifar-cost"]
-    assert written["cifar-slip"].count("grey levels apart") == 2
-    assert not re.search(r"none\.|needs the weights", "".join(written.values()))
+    assert written["cifar-slip-colour"].count("grey levels apart") == 2
+    assert not re.search(r"images are missing|needs the weights", "".join(written.values()))
 
 
-def test_without_weights_it_runs_to_its_end_and_shows_none(tmp_path):
+def test_without_weights_it_runs_to_its_end_and_says_what_is_missing(tmp_path):
     written = executed(tmp_path, f"{NOWHERE}/ema.ckpt", "sha256:" + "0" * 64)
-    assert not pictures("".join(written.values()))
-    assert "there are none" in written["cifar-opening"]
+    assert not images("".join(written.values()))
+    assert "images are missing" in written["cifar-opening"]
     assert "ddim sample --weights cifar10" in written["cifar-opening"]
-    assert all("needs the weights" in written[name] for name in WITH_PICTURES[1:])
+    assert all("needs the weights" in written[name] for name in WITH_IMAGES[1:])
+    assert "roughness" in written["cifar-clouds-images"]  # colour with a known answer, which needs none
+    assert "grey levels of 255" in written["cifar-slip-images"]
     assert "random weights" in written["cifar-cost"]
     assert "12.44 GFLOP" in written["cifar-network"]
     assert written["cifar-solution-work"]
