@@ -73,8 +73,8 @@ class Schedule:
             steps: S, with 1 <= S <= T. The grid has exactly S + 1 entries.
             every: k, with 1 <= k <= T: 0, k, 2k, ... and T (a shorter last stride when k does not divide T).
             spacing: with `steps`, "uniform" (tau_i near i T / S), "quadratic" (tau_i near T (i / S)^2; more steps near
-                the picture; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; nearly
-                as many steps below t = 100 as above). Where two times would coincide, one is moved on.
+                the picture; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; about a
+                third of them below t = 100 for `linear`). Where two times would coincide, one is moved on.
 
         Raises:
             ValueError: not exactly one of `steps` and `every`, one outside 1..T, an unknown spacing.
