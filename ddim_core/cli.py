@@ -172,6 +172,8 @@ def _add_sampling(p: argparse.ArgumentParser, n: int) -> None:
     p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--eta", type=_eta, default=0.0, help="0 DDIM, 1 DDPM, between, or sigma-hat")
+    p.add_argument("--order", type=int, default=1, help="1, or 2 for DPM-Solver++(2M), with eta = 0 (default 1)")
+    p.add_argument("--spacing", default="uniform", help="of the times: uniform (the default), quadratic or logsnr")
     p.add_argument("--clip", action="store_true", help="limit every guess of the picture to [-1, 1]")
     p.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default 64)")
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
@@ -326,7 +328,9 @@ class _Drawing:
         from .sample import generate
 
         args = self.args
-        options = {name: getattr(args, name) for name in ("steps", "seed", "eta", "clip", "batch_size")}
+        options = {
+            name: getattr(args, name) for name in ("steps", "seed", "eta", "order", "spacing", "clip", "batch_size")
+        }
         calls = math.ceil(args.n / args.batch_size) * args.steps
         with tqdm(total=calls, unit="step", disable=None, dynamic_ncols=True) as bar:
             options |= {"amp": self.amp, "progress": bar.update}
@@ -416,6 +420,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         "steps": args.steps,
         "seed": args.seed,
         "eta": args.eta,
+        "order": args.order,
+        "spacing": args.spacing,
         "clip": args.clip,
         "amp": drawing.amp,
         "share_sure_of_samples": drawn.share(),

@@ -10,6 +10,12 @@ noises it again, to s:
 
 eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is only another grid.
 
+A step of second order (DPM-Solver++(2M), arXiv:2211.01095; eta = 0) is that step with a better guess. It remembers the
+guess at the time r > t before, and follows the line through both to the middle of the stride from t to s, in
+lambda = log sqrt(alpha / (1 - alpha)):
+
+    x0_mid = x0_hat(t) + (lambda_s - lambda_t) / (lambda_t - lambda_r) (x0_hat(t) - x0_hat(r)) / 2
+
 The state x_t keeps its dtype, float32 or float64, whatever the network computes in: what one call of a network errs by in
 bf16 stays small, while a state that is rounded to bf16 at every step errs by more with every step.
 """
@@ -106,6 +112,7 @@ def sample(
     tau: Sequence[int],
     *,
     eta: float | str = 0.0,
+    order: int = 1,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     clip: bool = False,
     amp: str = "fp32",
@@ -118,6 +125,9 @@ def sample(
             its device.
         tau: ascending times, from 0. Its last entry is T for samples; `Schedule.timesteps` makes such grids.
         eta, clip: see `ddim_step`. amp: see `generate`.
+        order: 1 for `ddim_step` all the way; 2 for steps of second order, which remember one guess and cost no call more.
+            The first step, which has nothing to remember, and the last, which lands on the guess, stay of first order.
+            With `clip` the guesses are limited, the line through them is not.
         generator: source of the noise that eta > 0 adds; a sequence of one generator per picture keeps each picture
             independent of its batch.
 
@@ -125,26 +135,43 @@ def sample(
         `Step(t, xt, x0, eps)`, one for each call of the model, and a last one with t = 0: S + 1 states for S calls.
 
     Raises:
-        ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator, an unknown amp; and
-            as `ddim_step`. TypeError: the model returns something else than a tensor.
+        ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator, an order other than 1
+            and 2, order 2 with eta > 0, an unknown amp; and as `ddim_step`. TypeError: the model returns something else than a tensor.
     """
     tau = _check_grid(tau, schedule)
     check_eta(eta)
+    _check_order(order, eta)
     if eta != 0 and generator is None:
         raise ValueError("eta > 0 adds noise: pass a generator, or one per picture")
     if generator is not None and not isinstance(generator, torch.Generator) and len(generator) != len(xT):
         raise ValueError(f"{len(generator)} generators for {len(xT)} pictures")
-    return _walk(as_denoiser(model), schedule, xT, tau, eta, generator, clip, choose_amp(xT.device, amp))
+    return _walk(as_denoiser(model), schedule, xT, tau, eta, order, generator, clip, choose_amp(xT.device, amp))
 
 
-def _walk(model, schedule, xt, tau, eta, generator, clip, amp):
+def _walk(model, schedule, xt, tau, eta, order, generator, clip, amp):
+    before = None  # the last time and the guess there
     for s, t in zip(reversed(tau[:-1]), reversed(tau[1:]), strict=True):
         eps = predict_noise(model, xt, t, amp)
         noise = _draw(generator, xt) if eta != 0 and s > 0 else None
         xs, x0 = ddim_step(xt, eps, t, s, schedule, eta=eta, noise=noise, clip=clip)
+        if order == 2:
+            if before is not None and s > 0:
+                xs = _second_order(xt, x0, t, s, before, schedule)
+            before = t, x0
         yield Step(t, xt, x0, eps)
         xt = xs
     yield Step(0, xt, xt, eps)
+
+
+def _second_order(x: Tensor, x0: Tensor, t: int, s: int, before: tuple[int, Tensor], schedule: Schedule) -> Tensor:
+    """From x_t to x_s, with the guess at t and the one before it, (r, x0_r); none of the times is 0.
+
+    DPM-Solver++, algorithm 2, in our notation: equation 1 at s, for the guess that the line has in the middle.
+    """
+    r, x0_r = before
+    at_r, at_t, at_s = schedule.log_snr([r, t, s]).tolist()
+    middle = x0 + (at_s - at_t) / (at_t - at_r) / 2 * (x0 - x0_r)
+    return add_noise(middle, s, predict_eps(x, t, middle, schedule), schedule)
 
 
 def generate(
@@ -156,6 +183,7 @@ def generate(
     seed: int = 0,
     first: int = 0,
     eta: float | str = 0.0,
+    order: int = 1,
     shape: tuple[int, ...] | None = None,
     spacing: str = "uniform",
     clip: bool = False,
@@ -173,7 +201,7 @@ def generate(
     Args:
         model: the denoiser, or a network of diffusers.
         steps: S, the number of calls of the model per picture. seed: a non-negative integer.
-        eta, clip: see `ddim_step`. spacing: see `Schedule.timesteps`.
+        eta, clip: see `ddim_step`. order: see `sample`. spacing: see `Schedule.timesteps`.
         shape: `(C, H, W)` of a picture; left out, what the model says (see `adapt.picture_shape`).
         batch_size: pictures drawn at once. Memory beyond the result grows with it, not with n.
         device: of the state; left out, that of the network's parameters, or the CPU where there are none.
@@ -205,7 +233,8 @@ def generate(
             part = images[start : start + batch_size]
             generators = image_generators(seed, len(part), first + start)
             xT = image_noise(generators, shape, like)
-            for state in sample(model, schedule, xT, tau, eta=eta, generator=generators, clip=clip, amp=amp):
+            options = {"eta": eta, "order": order, "generator": generators, "clip": clip, "amp": amp}
+            for state in sample(model, schedule, xT, tau, **options):
                 if state.t > 0:
                     report()
             torch.clamp(state.xt, -1, 1, out=part)
@@ -239,30 +268,40 @@ def _progress(progress: bool | Callable[[], object], calls: int) -> Iterator[Cal
         yield progress or (lambda: None)
 
 
-def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int]) -> Tensor:
+def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int], *, order: int = 1) -> Tensor:
     """Find the x_T from which eta = 0 leads back to x_0, approximately: the same step, upwards (DDIM, eq. 13 and 5.4).
 
     From s to the next time t > s, with eps as the model sees it in x_s:
 
         x_t = sqrt(alpha_t) (x_s - sqrt(1 - alpha_s) eps) / sqrt(alpha_s) + sqrt(1 - alpha_t) eps
 
-    The way down asks the model at t and the way up at s, so the two differ, by less the finer the grid is. At s = 0
-    the model is asked at time 1, the lowest it knows.
+    The way down asks the model at t and the way up at s, so the two differ, by less the finer the grid is, and by far
+    less where both are of second order. At s = 0 the model is asked at time 1, the lowest it knows.
 
     Args:
         model, tau: as in `sample`. x0: `[B, ...]`, pixels in [-1, 1]; all is computed in its dtype.
+        order: 1, or 2 for a line through two guesses as in `sample`, from the third step on.
 
     Returns:
         x at time tau[-1], `[B, ...]`.
 
     Raises:
-        ValueError, TypeError: a grid that does not ascend from 0.
+        ValueError, TypeError: a grid that does not ascend from 0, an order other than 1 and 2.
     """
     tau = _check_grid(tau, schedule)
+    _check_order(order)
     model, x = as_denoiser(model), x0
+    before = None  # the last time above 0 and the guess there
     for s, t in pairwise(tau):
         eps = predict_noise(model, x, max(s, 1))
-        x = add_noise(predict_x0(x, s, eps, schedule), t, eps, schedule)
+        guess = predict_x0(x, s, eps, schedule)
+        if before is not None:
+            xt = _second_order(x, guess, s, t, before, schedule)
+        else:
+            xt = add_noise(guess, t, eps, schedule)
+        if order == 2 and s > 0:
+            before = s, guess
+        x = xt
     return x
 
 
@@ -354,6 +393,13 @@ def check_eta(eta: float | str) -> None:
     """Raise ValueError unless eta is a number in [0, 1] or "sigma-hat"."""
     if eta != SIGMA_HAT and (isinstance(eta, (str, bool)) or not 0 <= eta <= 1):
         raise ValueError(f"eta must lie in [0, 1] or be {SIGMA_HAT!r}, got {eta!r}")
+
+
+def _check_order(order: int, eta: float | str = 0.0) -> None:
+    if isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order!r}")
+    if order == 2 and eta != 0:
+        raise ValueError(f"order = 2 follows the path without noise: it needs eta = 0, got {eta!r}")
 
 
 def _check_grid(tau: Sequence[int], schedule: Schedule) -> list[int]:

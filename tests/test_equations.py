@@ -1253,6 +1253,165 @@ def test_plane_normal():
     assert errors[1] / errors[0] == near(0.1, rel=0.15)
 
 
+# --- what the guess costs, and steps of second order -----------------------------------------------------------------
+
+POINTS, CHANCES = np.array([-1.0, -0.2, 0.9]), np.array([1, 1, 1]) / 3
+
+
+def level(t: int) -> float:
+    """Half the logarithm of the signal-to-noise ratio."""
+    return math.log(math.sqrt(ALPHA[t]) / math.sqrt(1 - ALPHA[t]))
+
+
+@pytest.mark.parametrize(("t", "s"), STEPS)
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@holds("eq-guess-shares", code="ddim_core.ddim_step")
+def test_guess_shares(eta, t, s):
+    """The package's step, told the noise that fits x_0 and x_t, against the three terms in plain floats."""
+    x0, xt, z, sigma = 0.7, -0.4, 1.3, deviation(eta, t, s)
+    eps = (xt - math.sqrt(ALPHA[t]) * x0) / math.sqrt(1 - ALPHA[t])
+    r = math.sqrt(max(1 - ALPHA[s] - sigma**2, 0) / (1 - ALPHA[t]))
+    expected = (math.sqrt(ALPHA[s]) - r * math.sqrt(ALPHA[t])) * x0 + r * xt + sigma * z
+    found, _ = ddim_step(column(xt), column(eps), t, s, SCHEDULE, eta=eta, noise=column(z))
+    close(found.item(), expected, 1e-9)
+
+
+def of_the_pair(eta, t, s, xt):
+    """A lattice of x_s and q(x_s | x_t) on it, from the joint normal density of both for each of the three points."""
+    sigma, xs = deviation(eta, t, s), np.linspace(-7, 7, 7001)
+    covariance = math.sqrt((1 - ALPHA[s] - sigma**2) * (1 - ALPHA[t]))  # what of the old noise is in both
+    inverse = np.linalg.inv([[1 - ALPHA[s], covariance], [covariance, 1 - ALPHA[t]]])
+    joint = np.zeros_like(xs)
+    for y, chance in zip(POINTS, CHANCES, strict=True):
+        d = np.stack([xs - math.sqrt(ALPHA[s]) * y, np.full_like(xs, xt - math.sqrt(ALPHA[t]) * y)])
+        joint += chance * np.exp(-np.einsum("ik,ij,jk->k", d, inverse, d) / 2)
+    return xs, joint / (joint.sum() * (xs[1] - xs[0]))
+
+
+@pytest.mark.parametrize(("eta", "t", "s"), [(1.0, 600, 580), (1.0, 600, 100), (0.5, 300, 100), (0.3, 900, 400)])
+@holds("eq-guess-reverse", code="ddim_core.oracle.DatasetDenoiser.weights")
+def test_guess_reverse(eta, t, s):
+    """The mixture with the package's weights against the joint density of x_s and x_t, cut at x_t and made to sum to 1."""
+    xt, sigma = 0.3, deviation(eta, t, s)
+    xs, density = of_the_pair(eta, t, s, xt)
+    w = DatasetDenoiser(column(*POINTS), SCHEDULE).weights(column(xt), t)[0].tolist()
+    of_x0, of_xt, _ = family_weights(eta, t, s)
+    mixture = sum(
+        p * np.exp(-((xs - of_x0 * y - of_xt * xt) ** 2) / (2 * sigma**2)) for p, y in zip(w, POINTS, strict=True)
+    )
+    close(mixture / (math.sqrt(2 * math.pi) * sigma), density, 1e-7)
+
+
+@pytest.mark.parametrize(("eta", "t", "s"), [(1.0, 600, 580), (1.0, 600, 100), (0.5, 300, 100), (0.3, 900, 400)])
+@holds("eq-guess-variance", code="ddim_core.oracle.DatasetDenoiser")
+def test_guess_variance(eta, t, s):
+    """Mean and variance of that density by a fine sum: the mean is the sampler's, the variance the sum of both parts."""
+    xt, oracle = 0.3, DatasetDenoiser(column(*POINTS), SCHEDULE)
+    xs, density = of_the_pair(eta, t, s, xt)
+    mean = (xs * density).sum() * (xs[1] - xs[0])
+    variance = ((xs - mean) ** 2 * density).sum() * (xs[1] - xs[0])
+    guess, w = oracle.x0(column(xt), t).item(), oracle.weights(column(xt), t)[0].numpy()
+    of_x0, of_xt, sigma = family_weights(eta, t, s)
+    close(mean, of_x0 * guess + of_xt * xt, 1e-7)
+    close(variance, sigma**2 + of_x0**2 * (w * (POINTS - guess) ** 2).sum(), 1e-7)
+
+
+@pytest.mark.parametrize("t", TIMES)
+@holds("eq-guess-open", code="ddim_core.oracle.GaussianDenoiser.x0")
+def test_guess_open(t):
+    """The variance of x_0 under prior times likelihood by a fine sum, the same for several x_t."""
+    m, b = 0.3, 0.5
+    stated = b**2 * (1 - ALPHA[t]) / (ALPHA[t] * b**2 + 1 - ALPHA[t])
+    for xt in (-1.0, 0.2, 2.0):
+        guess = GaussianDenoiser(m, b, SCHEDULE).x0(column(xt), t).item()
+        x0 = guess + math.sqrt(stated) * np.linspace(-10, 10, 20001)
+        log = -((x0 - m) ** 2) / (2 * b**2) - (xt - math.sqrt(ALPHA[t]) * x0) ** 2 / (2 * (1 - ALPHA[t]))
+        w = np.exp(log - log.max())
+        close((w * (x0 - guess) ** 2).sum() / w.sum(), stated, 1e-7)
+
+
+@pytest.mark.parametrize(("t", "s"), [(t, s) for t, s in STEPS if s > 0])
+@holds("eq-fewer-scaled", "eq-fewer-euler", code="ddim_core.ddim_step")
+def test_fewer_euler(t, s):
+    """A noised image divided by the noise's share, and the package's step in these units, in plain floats."""
+    x0, eps = 0.7, -0.4
+    xt = add_noise(column(x0), t, column(eps), SCHEDULE)
+    y, u_t, u_s = xt.item() / math.sqrt(1 - ALPHA[t]), math.exp(level(t)), math.exp(level(s))
+    close(y, u_t * x0 + eps)
+    wrong = 1.1  # any noise that a network may name
+    found, guess = ddim_step(xt, column(wrong), t, s, SCHEDULE)
+    close(found.item() / math.sqrt(1 - ALPHA[s]), y + (u_s - u_t) * guess.item())
+
+
+@pytest.mark.parametrize(("t", "s"), [(500, 499), (1000, 500), (900, 100), (300, 1)])
+@holds("eq-fewer-exact", code="ddim_core.oracle.GaussianDenoiser")
+def test_fewer_exact(t, s):
+    """For a Gaussian, whose path is known: the guesses along it, integrated by Simpson's rule, lead from y_t to y_s."""
+    m, b, z = 0.3, 0.5, 1.7
+
+    def along(lam):
+        a = 1 / (1 + np.exp(-2 * lam))  # alpha at this level
+        v = a * b**2 + 1 - a
+        x = np.sqrt(a) * m + np.sqrt(v) * z
+        return x / np.sqrt(1 - a), m + np.sqrt(a) * b**2 / v * (x - np.sqrt(a) * m)
+
+    lam = np.linspace(level(t), level(s), 4001)
+    y, guess = along(lam)
+    close(guess[0], GaussianDenoiser(m, b, SCHEDULE).x0(column(y[0] * math.sqrt(1 - ALPHA[t])), t).item(), 1e-9)
+    f, h = np.exp(lam) * guess, lam[1] - lam[0]
+    integral = h / 3 * (f[0] + 4 * f[1::2].sum() + 2 * f[2:-1:2].sum() + f[-1])
+    close(y[-1], y[0] + integral, 1e-8)
+
+
+@pytest.mark.parametrize("times", [(1000, 600, 250), (700, 690, 1), (30, 7, 2)])
+@holds("eq-fewer-middle", "eq-fewer-step", code="ddim_core.sample")
+def test_fewer_step(times):
+    """The second step of the package's walk of second order in plain floats, for guesses that change on the way."""
+    r, t, s = times
+
+    def model(x, at):
+        return 0.6 * x + 0.001 * at[:, None].double()
+
+    first, second, third, _ = sample(model, SCHEDULE, column(0.8, -1.5), [0, s, t, r], order=2)
+    assert (first.t, second.t, third.t) == times
+    for k in range(2):
+        at_r, at_t = (
+            (x[k].item() - math.sqrt(1 - ALPHA[j]) * (0.6 * x[k].item() + 0.001 * j)) / math.sqrt(ALPHA[j])
+            for x, j in ((first.xt, r), (second.xt, t))
+        )
+        slope = (at_t - at_r) / (level(t) - level(r))
+        middle = at_t + slope * ((level(t) + level(s)) / 2 - level(t))
+        close(middle, at_t + (level(s) - level(t)) / (2 * (level(t) - level(r))) * (at_t - at_r))
+        y = second.xt[k].item() / math.sqrt(1 - ALPHA[t])
+        expected = y + (math.exp(level(s)) - math.exp(level(t))) * middle
+        close(third.xt[k].item() / math.sqrt(1 - ALPHA[s]), expected, 1e-9)
+
+
+@pytest.mark.parametrize("t", [1, 5, 10, 100])
+@holds("eq-fewer-last", code="ddim_core.oracle.GaussianDenoiser.x0")
+def test_fewer_last(t):
+    """The guess at an exact state beside the point where its path ends; the rule errs by less than its square, thrice."""
+    m, b = 0.3, 0.5
+    for z in (-2.0, 0.5, 2.0):
+        x0, xt = m + b * z, math.sqrt(ALPHA[t]) * m + math.sqrt(ALPHA[t] * b**2 + 1 - ALPHA[t]) * z
+        ratio = (GaussianDenoiser(m, b, SCHEDULE).x0(column(xt), t).item() - m) / (x0 - m)
+        close(ratio, math.sqrt(ALPHA[t] * b**2 / (ALPHA[t] * b**2 + 1 - ALPHA[t])), 1e-9)
+        short = (1 - ALPHA[t]) / (2 * b**2)
+        assert abs(ratio - (1 - short)) < 3 * short**2
+
+
+@pytest.mark.parametrize("S", [2, 5, 10, 50, 200])
+@holds("eq-fewer-grid", code="ddim_core.Schedule.timesteps")
+def test_fewer_grid(S):
+    """No time is farther from its level than its neighbours are, unless it was moved on to be distinct."""
+    tau = SCHEDULE.timesteps(S, spacing="logsnr")
+    for i in range(1, S + 1):
+        wanted = level(1) + (i - 1) / (S - 1) * (level(T) - level(1))
+        near_by = level(min(tau[i] + 1, T)), level(max(tau[i] - 1, 1))
+        assert near_by[0] <= wanted + 1e-12 or tau[i] == tau[i - 1] + 1
+        assert wanted - 1e-12 <= near_by[1] or tau[i] == tau[i - 1] + 1
+
+
 # --- the register ---------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """alpha_t, grids of times, equation 1 and its inverses."""
 
+import math
 from decimal import Decimal, getcontext
 from itertools import pairwise
 
@@ -99,13 +100,13 @@ def assert_grid(tau, S, T):
     assert all(s < t for s, t in pairwise(tau))
 
 
-@pytest.mark.parametrize("spacing", ["uniform", "quadratic"])
+@pytest.mark.parametrize("spacing", ["uniform", "quadratic", "logsnr"])
 def test_every_number_of_steps_gives_exactly_that_many(spacing):
     for S in range(1, 1001):
         assert_grid(SCHEDULE.timesteps(S, spacing=spacing), S, 1000)
 
 
-@given(data=st.data(), T=st.integers(1, 3000), spacing=st.sampled_from(["uniform", "quadratic"]))
+@given(data=st.data(), T=st.integers(1, 3000), spacing=st.sampled_from(["uniform", "quadratic", "logsnr"]))
 def test_grids_for_other_T(data, T, spacing):
     S = data.draw(st.integers(1, T))
     schedule = Schedule(torch.linspace(1, 0.01, T + 1, dtype=torch.float64))
@@ -129,6 +130,31 @@ def test_quadratic_times_are_the_nearest_integers_where_those_differ():
         for i, t in enumerate(SCHEDULE.timesteps(S, spacing="quadratic")):
             assert t == i or abs(t - (i / S) ** 2 * 1000) <= 0.5 + 1e-9
     assert SCHEDULE.timesteps(10, spacing="quadratic") == [0, 10, 40, 90, 160, 250, 360, 490, 640, 810, 1000]
+
+
+def test_log_snr_is_half_the_logarithm_of_the_ratio():
+    alpha = SCHEDULE.alpha.tolist()
+    expected = [math.log(math.sqrt(alpha[t]) / math.sqrt(1 - alpha[t])) for t in (1, 259, 1000)]
+    assert SCHEDULE.log_snr([1, 259, 1000]).tolist() == pytest.approx(expected, rel=1e-12)
+    assert SCHEDULE.log_snr([0]).item() == math.inf
+    assert bool((SCHEDULE.log_snr(range(1001)).diff() < 0).all())
+    with pytest.raises(ValueError, match=r"a time must lie in 0\.\.1000"):
+        SCHEDULE.log_snr([1001])
+
+
+def test_logsnr_strides_are_even_where_times_are_dense_enough():
+    level = SCHEDULE.log_snr(range(1001)).tolist()
+    for S in (2, 5, 10, 50, 300):
+        tau = SCHEDULE.timesteps(S, spacing="logsnr")
+        even = np.linspace(level[1], level[1000], S)
+        for i in range(1, S + 1):
+            # half a time away at most, or as far down as i distinct times allow
+            lower, upper = level[min(tau[i] + 1, 1000)], level[max(tau[i] - 1, 1)]
+            assert lower <= even[i - 1] <= upper or tau[i] == tau[i - 1] + 1
+    assert SCHEDULE.timesteps(1, spacing="logsnr") == [0, 1000]
+    assert SCHEDULE.timesteps(2, spacing="logsnr") == [0, 1, 1000]
+    assert SCHEDULE.timesteps(10, spacing="logsnr") == [0, 1, 6, 23, 74, 203, 411, 604, 758, 887, 1000]
+    assert SCHEDULE.timesteps(1000, spacing="logsnr") == list(range(1001))
 
 
 def test_every_kth_time():
@@ -158,8 +184,9 @@ def test_fractional_grids_are_refused(name, value):
     [
         ({}, "either steps=S or every=k"),
         ({"steps": 5, "every": 5}, "either steps=S or every=k"),
-        ({"steps": 5, "spacing": "cubic"}, "spacing must be one of uniform, quadratic"),
-        ({"every": 5, "spacing": "quadratic"}, "uniform grid"),
+        ({"steps": 5, "spacing": "cubic"}, "spacing must be one of uniform, quadratic, logsnr"),
+        ({"every": 5, "spacing": "quadratic"}, "uniform grid: use steps=S with spacing='quadratic'"),
+        ({"every": 5, "spacing": "logsnr"}, "uniform grid: use steps=S with spacing='logsnr'"),
     ],
 )
 def test_unclear_grids_are_refused(options, message):
