@@ -24,7 +24,7 @@ PAGES = bookpages.pages()
 # pages that teach with sliders, and how many they have at least: one that silently is not drawn must not pass
 SLIDERS = {
     "book/noising": 1,
-    "book/denoising": 1,
+    "book/denoising": 2,
     "book/fast_sampling": 2,
     "book/ddpm": 2,
     "book/encoding": 1,
