@@ -55,7 +55,7 @@ def holds(*labels: str, code: str | tuple[str, ...] = ()) -> Callable:
     return mark
 
 
-# --- what the tests share: the schedule in plain floats, bells by quadrature, small chains as matrices -------------------
+# --- what the tests share: the schedule in plain floats, Gaussians by quadrature, small chains as matrices -------------------
 
 SCHEDULE, T = Schedule.linear(), 1000
 BETA = [math.nan] + [0.0001 + (t - 1) / (T - 1) * (0.02 - 0.0001) for t in range(1, T + 1)]
@@ -138,7 +138,7 @@ class Chain:
         return of_x0**2 * self.q[0, 0] + 2 * of_x0 * of_xt * self.q[0, t] + of_xt**2 * self.q[t, t]
 
     def divergence(self, t):
-        """E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), t >= 2: equal variances, means that differ by a line."""
+        """E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), t >= 2: equal variances, means that are affine maps."""
         of_x0 = self.mean(t, 1.0, 0.0)
         of_xt = self.mean(t, 0.0, 1.0) - self.mean(t, self.guess(t), 1.0)
         return self.square(t, of_x0, of_xt) / (2 * self.sigma[t] ** 2)
@@ -860,7 +860,7 @@ def test_noise_memory(eta):
 @pytest.mark.parametrize("t", [2, 10, 100, 500, 1000])
 @holds("eq-bayes", "eq-posterior-variance", "eq-posterior", code="ddim_core.ddim_step")
 def test_posterior(t):
-    """Mean and variance of the product of the two bells, by a fine sum; and of the package's step with eta = 1."""
+    """Mean and variance of the product of the two Gaussians, by a fine sum; and of the package's step with eta = 1."""
     x0, xt, s = 0.6, -0.9, t - 1
     mean = math.sqrt(ALPHA[s]) * BETA[t] / (1 - ALPHA[t]) * x0
     mean += math.sqrt(1 - BETA[t]) * (1 - ALPHA[s]) / (1 - ALPHA[t]) * xt
@@ -1051,10 +1051,48 @@ def test_v(t):
     close(math.sqrt(1 - ALPHA[t]) * xt + math.sqrt(ALPHA[t]) * v, eps)
 
 
+@pytest.mark.parametrize("t", [100, 259, 400, 1000])
+@holds("eq-score-rescaled", code="ddim_core.oracle.DatasetDenoiser")
+def test_score_rescaled(t):
+    """The slope, by differences, of the log density of rescaled states, for two images and their exact denoiser."""
+    rho, h = RHO[t], 1e-4 * RHO[t]
+    x = np.linspace(-2, 2, 9)
+
+    def log_density(x):
+        return np.logaddexp(-((x - 1) ** 2) / (2 * rho**2), -((x + 1) ** 2) / (2 * rho**2))
+
+    slope = (log_density(x + h) - log_density(x - h)) / (2 * h)
+    state = math.sqrt(ALPHA[t]) * column(*x)
+    eps = DatasetDenoiser(column(-1.0, 1.0), SCHEDULE)(state, t)[:, 0].numpy()
+    close(-rho * slope, eps, 1e-5)
+    # the score of x_t, without the chain rule's factor, is longer by 1 / sqrt(alpha_t)
+    wrong = (log_density(x + h) - log_density(x - h)) / (2 * h * math.sqrt(ALPHA[t]))
+    assert np.abs(-rho * wrong - eps).max() > 1e-3 * np.abs(eps).max()
+
+
+@pytest.mark.parametrize("rho", [0.3, 1.0, 3.0])
+@holds("eq-heat")
+def test_heat(rho):
+    """Both equalities by differences, for data at two points: the density blurs, and the flow carries it along."""
+    h, x = 1e-3, np.linspace(-1.5, 1.5, 31)
+
+    def p(x, rho=rho):
+        return sum(np.exp(-((x - y) ** 2) / (2 * rho**2)) for y in (-1.0, 1.0)) / (2 * rho * math.sqrt(2 * math.pi))
+
+    def flux(x):
+        return p(x) * -rho * (np.log(p(x + h)) - np.log(p(x - h))) / (2 * h)
+
+    change = (p(x, rho + h) - p(x, rho - h)) / (2 * h)
+    heat = rho * (p(x + h) - 2 * p(x) + p(x - h)) / h**2
+    carried = -(flux(x + h) - flux(x - h)) / (2 * h)
+    np.testing.assert_allclose(change, heat, atol=1e-3 * np.abs(heat).max())
+    np.testing.assert_allclose(carried, heat, atol=1e-3 * np.abs(heat).max())
+
+
 @pytest.mark.parametrize("t", [10, 259, 500, 1000])
 @holds("eq-score", code="ddim_core.oracle.DatasetDenoiser")
 def test_score(t):
-    """The gradient, by PyTorch, of the log density of a mixture of bells, and by differences of a Gaussian's."""
+    """The gradient, by PyTorch, of the log density of a mixture of Gaussians, and by differences of a single Gaussian's."""
     y = torch.from_numpy(PICTURES)
     x = torch.from_numpy(BEFORE)[None].clone().requires_grad_(True)
     distance = ((x - math.sqrt(ALPHA[t]) * y) ** 2).sum(1)
