@@ -1181,6 +1181,35 @@ def test_probability_flow(rho):
     np.testing.assert_allclose(eps, velocity(x, rho), atol=1e-5)
 
 
+@pytest.mark.parametrize("g", [(1.0, 1.0), (0.3, 0.3), (0.7, 0.2)], ids=str)
+@holds("eq-mean-left", code="ddim_core.sample")
+def test_mean_left(g):
+    """DDIM in small steps with a denoiser that sees the share g, which changes evenly in log rho, of what is there."""
+    start, end = 157.0, 1.0
+    rho = np.concatenate([[0.0], np.geomspace(end, start, 4001)])
+    fine = Schedule(torch.from_numpy(1 / (1 + rho**2)))
+
+    def share(level):
+        return np.interp(np.log(level), np.log([end, start]), g)
+
+    def denoiser(x, t):
+        level = rho[int(t[0])]
+        return share(level) * x * math.sqrt(1 + level**2) / level  # x_bar / rho is the noise that is there
+
+    xT = column(0.5, -1.0)
+    states = list(sample(denoiser, fine, xT, list(range(len(rho)))))
+    at_end = next(state for state in states if state.t == 1)
+    found = at_end.xt * math.sqrt(1 + end**2) / (xT * math.sqrt(1 + start**2))
+    # by Simpson's rule, in log r
+    places = np.linspace(0, math.log(start), 2001)
+    weight = np.where(np.arange(2001) % 2, 4.0, 2.0)
+    weight[[0, -1]] = 1
+    integral = (weight * share(np.exp(places))).sum() * (places[1] - places[0]) / 3
+    np.testing.assert_allclose(found.numpy(), math.exp(-integral), rtol=5e-3)
+    if g[0] == g[1]:
+        assert math.exp(-integral) == near((end / start) ** g[0], rel=1e-6)
+
+
 # --- in the plane -----------------------------------------------------------------------------------------------------
 
 SEVEN = torch.tensor(
