@@ -584,7 +584,7 @@ def test_general_step(t, s, eta):
 @pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
 @holds("eq-ddpm-jump", code="ddim_core.ddim_step")
 def test_ddpm_jump(t, s):
-    """Bayes' rule for a jump, as the weighted mean of two bells; and the package's step with eta = 1."""
+    """Bayes' rule for a jump, as the weighted mean of two Gaussians; and the package's step with eta = 1."""
     x0, xt = 0.6, -0.9
     r = ALPHA[t] / ALPHA[s]
     # x_t given x_s says x_s is near x_t / sqrt(r), with variance (1 - r) / r; x_0 says sqrt(alpha_s) x_0, 1 - alpha_s
@@ -655,7 +655,7 @@ def test_ddpm_algorithm():
 
 @holds("eq-encode", "eq-encode-euler", code="ddim_core.encode")
 def test_encode():
-    """A climb of three steps in plain floats, and in the coordinates in which it is Euler's."""
+    """Three steps upwards in plain floats, and in the coordinates in which they are Euler's."""
     tau = [0, 200, 700, 1000]
     found = encode(lambda x, t: torch.sin(x) * t[:, None] / 1000, SCHEDULE, column(0.4), tau).item()
     x = x_bar = 0.4
@@ -825,7 +825,7 @@ def test_family_step(t, s, eta):
 @pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
 @holds("eq-variances-add", code="ddim_core.ddim_step")
 def test_variances_add(eta):
-    """The lemma: mean and variance of x_t given x_0, read off the package's step, down all thousand times."""
+    """The lemma: mean and variance of x_t given x_0, read off the package's step, at all thousand times."""
     zero, one = column(0.0), column(1.0)
     mean, variance = math.sqrt(ALPHA[T]), 1 - ALPHA[T]
     for t in range(T, 1, -1):
@@ -908,7 +908,7 @@ def test_family_eta(eta):
 @chains
 @holds("eq-family-forward")
 def test_family_forward(chain):
-    """The regression of x_t on x_{t-1} and x_0 from the joint covariance, and that x_0 drops out at eta = 1 only."""
+    """The regression of x_t on x_{t-1} and x_0 from the joint covariance, and that x_0 drops out only at eta = 1."""
     a = chain.a
     for t in range(2, chain.n + 1):
         s, C = t - 1, chain.q
@@ -998,7 +998,7 @@ def test_theorem(chain):
 @pytest.mark.parametrize("t", [10, 259, 700])
 @holds("eq-mean-is-best")
 def test_mean_is_best(t):
-    """Both sides by quadrature for two pictures and an arbitrary g."""
+    """Both sides by quadrature for two images and an arbitrary g."""
     signal, noise = math.sqrt(ALPHA[t]), math.sqrt(1 - ALPHA[t])
     left = right = 0.0
     for y in (-1.0, 1.0):
@@ -1107,7 +1107,7 @@ def test_score(t):
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-loss-ratios", code="ddim_core.predict_x0")
 def test_loss_ratios(t):
-    """Squared errors of picture and velocity for a wrong noise at the same x_t."""
+    """Squared errors of image and velocity for a wrong noise at the same x_t."""
     xt, eps, wrong = column(0.4, -1.7), column(0.7, -2.0), column(0.9, 0.1)
     x0, x0_hat = (predict_x0(xt, t, e, SCHEDULE) for e in (eps, wrong))
     v, v_hat = (math.sqrt(ALPHA[t]) * e - math.sqrt(1 - ALPHA[t]) * x for e, x in ((eps, x0), (wrong, x0_hat)))
@@ -1119,7 +1119,7 @@ def test_loss_ratios(t):
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-rescaled", code="ddim_core.add_noise")
 def test_rescaled(t):
-    """A noised picture over its share, against picture plus level times noise."""
+    """A noised image over its share, against image plus level times noise."""
     x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
     close(add_noise(x0, t, eps, SCHEDULE) / math.sqrt(ALPHA[t]), x0 + RHO[t] * eps)
 
@@ -1136,7 +1136,7 @@ def test_euler(t, s):
 
 @holds("eq-ode", code="ddim_core.sample")
 def test_ode():
-    """DDIM with ever more steps against a fourth-order solver, for two pictures and their exact denoiser."""
+    """DDIM with more and more steps against a fourth-order solver, for two images and their exact denoiser."""
     start = 4.0
     xT = np.array([-1.4, -0.5, 0.3, 1.1])
 
@@ -1163,7 +1163,7 @@ def test_ode():
 @pytest.mark.parametrize("rho", [0.3, 1.0, 3.0])
 @holds("eq-probability-flow", code="ddim_core.oracle.DatasetDenoiser")
 def test_probability_flow(rho):
-    """Moving points so keeps the density right (the continuity equation, by differences), and it is the ODE of DDIM."""
+    """Points that move so keep the density right (the continuity equation, by differences), and it is the ODE of DDIM."""
 
     def density(x, rho):
         return sum(np.exp(-((x - y) ** 2) / (2 * rho**2)) for y in (-1.0, 1.0)) / (2 * rho * math.sqrt(2 * math.pi))
