@@ -1,6 +1,6 @@
 """How much ink the brush network's samples have, by sampler: the controls of the comparison of DDIM with DDPM.
 
-Run at the repository's root; one thread needs about eight minutes:
+Run at the repository's root; one thread needs about five minutes:
 
     python book/_compute/flood.py
 
