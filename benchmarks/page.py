@@ -15,18 +15,18 @@ PAGE = ROOT / "book" / "speed.md"
 HEAD = """\
 # Speed
 
-How fast is the network of this book, beside the note's implementation of it and that of `diffusers`? One command asks all
-of them in one process, taking turns, with the same shape, batch and machine:
+How fast is the network of this book, compared with the implementation in the note from which the book grew and with that of
+`diffusers`? One command times all of them in one process, in turns, with the same shape, batch and machine:
 
     python benchmarks/speed.py --batch 64 \\
         --out benchmarks/results/NAME.json
     python benchmarks/page.py
 
-A *sampling* row is one call of the network; images per second of whole samples are this number divided by $S$. A *training*
-row is a whole step: forward, backward, Adam, and in our case averaged weights. The note and `diffusers` have the original
-settings (dropout 0.1 and 32 groups in GroupNorm), ours those of the recipe `mnist`, unless it says otherwise. The ratio is the
-median over rounds of the ratio to the note's network in the same round. The share is of the machine's own peak at large
-products of matrices.
+A *sampling* row is one call of the network; divide it by $S$ for finished samples per second. A *training* row is a whole step:
+forward, backward, Adam, and in our case the averaging of weights. The note and `diffusers` have the original settings (dropout
+0.1 and 32 groups in GroupNorm), ours those of the recipe `mnist`, unless the row says otherwise. The ratio is the median over
+rounds of the ratio to the note's network in the same round. The share of peak is relative to what the same machine reaches in
+large matrix multiplications.
 """
 
 

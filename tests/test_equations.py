@@ -55,7 +55,7 @@ def holds(*labels: str, code: str | tuple[str, ...] = ()) -> Callable:
     return mark
 
 
-# --- what the tests share: the schedule in plain floats, bells by quadrature, small chains as matrices -------------------
+# --- what the tests share: the schedule in plain floats, Gaussians by quadrature, small chains as matrices -------------------
 
 SCHEDULE, T = Schedule.linear(), 1000
 BETA = [math.nan] + [0.0001 + (t - 1) / (T - 1) * (0.02 - 0.0001) for t in range(1, T + 1)]
@@ -138,7 +138,7 @@ class Chain:
         return of_x0**2 * self.q[0, 0] + 2 * of_x0 * of_xt * self.q[0, t] + of_xt**2 * self.q[t, t]
 
     def divergence(self, t):
-        """E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), t >= 2: equal variances, means that differ by a line."""
+        """E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), t >= 2: equal variances, means that are affine maps."""
         of_x0 = self.mean(t, 1.0, 0.0)
         of_xt = self.mean(t, 0.0, 1.0) - self.mean(t, self.guess(t), 1.0)
         return self.square(t, of_x0, of_xt) / (2 * self.sigma[t] ** 2)
@@ -584,7 +584,7 @@ def test_general_step(t, s, eta):
 @pytest.mark.parametrize(("t", "s"), [pair for pair in STEPS if pair[1] > 0])
 @holds("eq-ddpm-jump", code="ddim_core.ddim_step")
 def test_ddpm_jump(t, s):
-    """Bayes' rule for a jump, as the weighted mean of two bells; and the package's step with eta = 1."""
+    """Bayes' rule for a jump, as the weighted mean of two Gaussians; and the package's step with eta = 1."""
     x0, xt = 0.6, -0.9
     r = ALPHA[t] / ALPHA[s]
     # x_t given x_s says x_s is near x_t / sqrt(r), with variance (1 - r) / r; x_0 says sqrt(alpha_s) x_0, 1 - alpha_s
@@ -655,7 +655,7 @@ def test_ddpm_algorithm():
 
 @holds("eq-encode", "eq-encode-euler", code="ddim_core.encode")
 def test_encode():
-    """A climb of three steps in plain floats, and in the coordinates in which it is Euler's."""
+    """Three steps upwards in plain floats, and in the coordinates in which they are Euler's."""
     tau = [0, 200, 700, 1000]
     found = encode(lambda x, t: torch.sin(x) * t[:, None] / 1000, SCHEDULE, column(0.4), tau).item()
     x = x_bar = 0.4
@@ -825,7 +825,7 @@ def test_family_step(t, s, eta):
 @pytest.mark.parametrize("eta", [0.0, 0.2, 0.7, 1.0])
 @holds("eq-variances-add", code="ddim_core.ddim_step")
 def test_variances_add(eta):
-    """The lemma: mean and variance of x_t given x_0, read off the package's step, down all thousand times."""
+    """The lemma: mean and variance of x_t given x_0, read off the package's step, at all thousand times."""
     zero, one = column(0.0), column(1.0)
     mean, variance = math.sqrt(ALPHA[T]), 1 - ALPHA[T]
     for t in range(T, 1, -1):
@@ -860,7 +860,7 @@ def test_noise_memory(eta):
 @pytest.mark.parametrize("t", [2, 10, 100, 500, 1000])
 @holds("eq-bayes", "eq-posterior-variance", "eq-posterior", code="ddim_core.ddim_step")
 def test_posterior(t):
-    """Mean and variance of the product of the two bells, by a fine sum; and of the package's step with eta = 1."""
+    """Mean and variance of the product of the two Gaussians, by a fine sum; and of the package's step with eta = 1."""
     x0, xt, s = 0.6, -0.9, t - 1
     mean = math.sqrt(ALPHA[s]) * BETA[t] / (1 - ALPHA[t]) * x0
     mean += math.sqrt(1 - BETA[t]) * (1 - ALPHA[s]) / (1 - ALPHA[t]) * xt
@@ -908,7 +908,7 @@ def test_family_eta(eta):
 @chains
 @holds("eq-family-forward")
 def test_family_forward(chain):
-    """The regression of x_t on x_{t-1} and x_0 from the joint covariance, and that x_0 drops out at eta = 1 only."""
+    """The regression of x_t on x_{t-1} and x_0 from the joint covariance, and that x_0 drops out only at eta = 1."""
     a = chain.a
     for t in range(2, chain.n + 1):
         s, C = t - 1, chain.q
@@ -998,7 +998,7 @@ def test_theorem(chain):
 @pytest.mark.parametrize("t", [10, 259, 700])
 @holds("eq-mean-is-best")
 def test_mean_is_best(t):
-    """Both sides by quadrature for two pictures and an arbitrary g."""
+    """Both sides by quadrature for two images and an arbitrary g."""
     signal, noise = math.sqrt(ALPHA[t]), math.sqrt(1 - ALPHA[t])
     left = right = 0.0
     for y in (-1.0, 1.0):
@@ -1051,10 +1051,48 @@ def test_v(t):
     close(math.sqrt(1 - ALPHA[t]) * xt + math.sqrt(ALPHA[t]) * v, eps)
 
 
+@pytest.mark.parametrize("t", [100, 259, 400, 1000])
+@holds("eq-score-rescaled", code="ddim_core.oracle.DatasetDenoiser")
+def test_score_rescaled(t):
+    """The slope, by differences, of the log density of rescaled states, for two images and their exact denoiser."""
+    rho, h = RHO[t], 1e-4 * RHO[t]
+    x = np.linspace(-2, 2, 9)
+
+    def log_density(x):
+        return np.logaddexp(-((x - 1) ** 2) / (2 * rho**2), -((x + 1) ** 2) / (2 * rho**2))
+
+    slope = (log_density(x + h) - log_density(x - h)) / (2 * h)
+    state = math.sqrt(ALPHA[t]) * column(*x)
+    eps = DatasetDenoiser(column(-1.0, 1.0), SCHEDULE)(state, t)[:, 0].numpy()
+    close(-rho * slope, eps, 1e-5)
+    # the score of x_t, without the chain rule's factor, is longer by 1 / sqrt(alpha_t)
+    wrong = (log_density(x + h) - log_density(x - h)) / (2 * h * math.sqrt(ALPHA[t]))
+    assert np.abs(-rho * wrong - eps).max() > 1e-3 * np.abs(eps).max()
+
+
+@pytest.mark.parametrize("rho", [0.3, 1.0, 3.0])
+@holds("eq-heat")
+def test_heat(rho):
+    """Both equalities by differences, for data at two points: the density blurs, and the flow carries it along."""
+    h, x = 1e-3, np.linspace(-1.5, 1.5, 31)
+
+    def p(x, rho=rho):
+        return sum(np.exp(-((x - y) ** 2) / (2 * rho**2)) for y in (-1.0, 1.0)) / (2 * rho * math.sqrt(2 * math.pi))
+
+    def flux(x):
+        return p(x) * -rho * (np.log(p(x + h)) - np.log(p(x - h))) / (2 * h)
+
+    change = (p(x, rho + h) - p(x, rho - h)) / (2 * h)
+    heat = rho * (p(x + h) - 2 * p(x) + p(x - h)) / h**2
+    carried = -(flux(x + h) - flux(x - h)) / (2 * h)
+    np.testing.assert_allclose(change, heat, atol=1e-3 * np.abs(heat).max())
+    np.testing.assert_allclose(carried, heat, atol=1e-3 * np.abs(heat).max())
+
+
 @pytest.mark.parametrize("t", [10, 259, 500, 1000])
 @holds("eq-score", code="ddim_core.oracle.DatasetDenoiser")
 def test_score(t):
-    """The gradient, by PyTorch, of the log density of a mixture of bells, and by differences of a Gaussian's."""
+    """The gradient, by PyTorch, of the log density of a mixture of Gaussians, and by differences of a single Gaussian's."""
     y = torch.from_numpy(PICTURES)
     x = torch.from_numpy(BEFORE)[None].clone().requires_grad_(True)
     distance = ((x - math.sqrt(ALPHA[t]) * y) ** 2).sum(1)
@@ -1069,7 +1107,7 @@ def test_score(t):
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-loss-ratios", code="ddim_core.predict_x0")
 def test_loss_ratios(t):
-    """Squared errors of picture and velocity for a wrong noise at the same x_t."""
+    """Squared errors of image and velocity for a wrong noise at the same x_t."""
     xt, eps, wrong = column(0.4, -1.7), column(0.7, -2.0), column(0.9, 0.1)
     x0, x0_hat = (predict_x0(xt, t, e, SCHEDULE) for e in (eps, wrong))
     v, v_hat = (math.sqrt(ALPHA[t]) * e - math.sqrt(1 - ALPHA[t]) * x for e, x in ((eps, x0), (wrong, x0_hat)))
@@ -1081,7 +1119,7 @@ def test_loss_ratios(t):
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-rescaled", code="ddim_core.add_noise")
 def test_rescaled(t):
-    """A noised picture over its share, against picture plus level times noise."""
+    """A noised image over its share, against image plus level times noise."""
     x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
     close(add_noise(x0, t, eps, SCHEDULE) / math.sqrt(ALPHA[t]), x0 + RHO[t] * eps)
 
@@ -1098,7 +1136,7 @@ def test_euler(t, s):
 
 @holds("eq-ode", code="ddim_core.sample")
 def test_ode():
-    """DDIM with ever more steps against a fourth-order solver, for two pictures and their exact denoiser."""
+    """DDIM with more and more steps against a fourth-order solver, for two images and their exact denoiser."""
     start = 4.0
     xT = np.array([-1.4, -0.5, 0.3, 1.1])
 
@@ -1125,7 +1163,7 @@ def test_ode():
 @pytest.mark.parametrize("rho", [0.3, 1.0, 3.0])
 @holds("eq-probability-flow", code="ddim_core.oracle.DatasetDenoiser")
 def test_probability_flow(rho):
-    """Moving points so keeps the density right (the continuity equation, by differences), and it is the ODE of DDIM."""
+    """Points that move so keep the density right (the continuity equation, by differences), and it is the ODE of DDIM."""
 
     def density(x, rho):
         return sum(np.exp(-((x - y) ** 2) / (2 * rho**2)) for y in (-1.0, 1.0)) / (2 * rho * math.sqrt(2 * math.pi))
@@ -1141,6 +1179,35 @@ def test_probability_flow(rho):
     schedule = Schedule(torch.tensor([1.0, 1 / (1 + rho**2)], **DOUBLE))
     eps = DatasetDenoiser(column(-1.0, 1.0), schedule)(column(*x) / math.sqrt(1 + rho**2), 1)[:, 0]
     np.testing.assert_allclose(eps, velocity(x, rho), atol=1e-5)
+
+
+@pytest.mark.parametrize("g", [(1.0, 1.0), (0.3, 0.3), (0.7, 0.2)], ids=str)
+@holds("eq-mean-left", code="ddim_core.sample")
+def test_mean_left(g):
+    """DDIM in small steps with a denoiser that sees the share g, which changes evenly in log rho, of what is there."""
+    start, end = 157.0, 1.0
+    rho = np.concatenate([[0.0], np.geomspace(end, start, 4001)])
+    fine = Schedule(torch.from_numpy(1 / (1 + rho**2)))
+
+    def share(level):
+        return np.interp(np.log(level), np.log([end, start]), g)
+
+    def denoiser(x, t):
+        level = rho[int(t[0])]
+        return share(level) * x * math.sqrt(1 + level**2) / level  # x_bar / rho is the noise that is there
+
+    xT = column(0.5, -1.0)
+    states = list(sample(denoiser, fine, xT, list(range(len(rho)))))
+    at_end = next(state for state in states if state.t == 1)
+    found = at_end.xt * math.sqrt(1 + end**2) / (xT * math.sqrt(1 + start**2))
+    # by Simpson's rule, in log r
+    places = np.linspace(0, math.log(start), 2001)
+    weight = np.where(np.arange(2001) % 2, 4.0, 2.0)
+    weight[[0, -1]] = 1
+    integral = (weight * share(np.exp(places))).sum() * (places[1] - places[0]) / 3
+    np.testing.assert_allclose(found.numpy(), math.exp(-integral), rtol=5e-3)
+    if g[0] == g[1]:
+        assert math.exp(-integral) == near((end / start) ** g[0], rel=1e-6)
 
 
 # --- in the plane -----------------------------------------------------------------------------------------------------

@@ -107,10 +107,10 @@ def table(held: dict[str, list], found: list[Equation]) -> str:
     lines = [
         "# Equations, code, tests",
         "",
-        "Every displayed equation of this book is held by a test: numbers are put in, and both sides compared, wherever it can be",
-        "done by a road that does not use the code of `ddim_core`. The tests are the functions of",
+        "A test checks each displayed equation of this book: it puts in numbers and compares both sides, and wherever it can it",
+        "computes one of them without the code of `ddim_core`. The tests are the functions of",
         f"[`tests/test_equations.py`]({address()}/blob/main/tests/test_equations.py); one of them fails when",
-        "an equation has no test. *Code* names what in `ddim_core` is the equation, where something is.",
+        "an equation has no test. *Code* names the part of `ddim_core` that computes the equation, if there is one.",
         "",
         "<!-- Written by book/_ext/equations.py: change that, or the tests, and run it again. -->",
     ]
