@@ -31,7 +31,10 @@ if not find_spec("ddim_core"):  # in Colab
             def _render_traceback_(self):
                 return [str(self)]
 
-        raise Missing("pip cannot get ddim_core: upload its wheel here and %pip install that, or work in a clone.")"""
+        raise Missing(
+            "pip cannot get ddim_core: upload its wheel here and "
+            "%pip install that, or work in a clone."
+        )"""
 
 
 def address(root: Path = ROOT) -> str:
