@@ -525,7 +525,8 @@ def _download(args: argparse.Namespace) -> int:
     from .weights.registry import find
 
     place = find(args.name, "public")
-    print(f"{place.fetch()}: {place.proof}")
+    path, proof = place.fetch()
+    print(f"{path}: {proof}")
     return 0
 
 

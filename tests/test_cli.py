@@ -20,14 +20,14 @@ import torch
 from helpers import ENV, PYTHON, TINY_28, TINY_RUN, scenario, tiny_images
 from PIL import Image
 
-from ddim_core import cli, data, generate, run
+from ddim_core import cli, data, generate, run, shipped
 from ddim_core.data import load_dataset
 from ddim_core.files import load_tensors
 from ddim_core.plots import tile
 from ddim_core.recipes import RECIPES
 from ddim_core.run import CHECKPOINT, METRICS
 from ddim_core.train import Trainer
-from ddim_core.weights import describe, export, load_weights, registry
+from ddim_core.weights import describe, export, load_weights
 
 TRAIN = ["train", "tiny", "--dataset", "mnist-10k", "--limit", "24", "--epochs", "2", "--amp", "fp32", "--quiet"]
 
@@ -581,7 +581,7 @@ def test_export(files, capsys):
 
 def test_export_and_ship(files, tmp_path, monkeypatch, capsys):
     (tmp_path / "manifest.json").write_text("{}")
-    monkeypatch.setattr(registry, "assets", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "assets", lambda: tmp_path)
     assert ddim("export", files / "run" / CHECKPOINT, "--out", "w.safetensors", "--ship", "own") == 0
     assert "shipped as" in capsys.readouterr().out
     assert ddim("sample", "--weights", "own", "--n", "1", "--steps", "1", "--out", "x.png") == 0

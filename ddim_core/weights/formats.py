@@ -27,8 +27,11 @@ __all__ = ["CIFAR10", "build", "file_of", "load_public", "public", "read"]
 
 KIND = "weights"
 CIFAR10 = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
-_LARGEST_T = 10**6  # the tensors of a file bound its network, but not its schedule
 FORMAT_B_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_HALF = tuple(name.replace(".", ".fp16.") for name in FORMAT_B_FILES)  # of variant="fp16"
+_RUN = "last.safetensors"  # in the folder of a run, see `run`
+_DDPM = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}  # the schedule of all public weights that say of no other
+_LARGEST_T = 10**6  # the tensors of a file bound its network, but not its schedule
 
 
 def load_public(
@@ -37,14 +40,15 @@ def load_public(
     """Load public weights that lie on this machine, as (model in evaluation mode, schedule).
 
     Args:
-        path: a file in format A (.pt, .ckpt, .bin, .safetensors), or a folder in format B, or its file of tensors.
+        path: a file in format A (.pt, .pth, .ckpt, .bin, .safetensors), or a folder in format B, alone or in that of a
+            whole pipeline, or its file of tensors. Of a checkpoint of the DDIM authors' code the average is taken.
         device: where the model goes; the CPU if left out.
         config: the network of a file in format A; left out, `CIFAR10`. Format B says it in config.json, which must
             agree if it is given here too (dropout, which plays no part in sampling, aside).
 
     Raises:
         CheckpointError: no such file, a damaged one, one that holds more than tensors (it is never run), the tensors
-            of another network, or settings that our network does not have.
+            of another network, or not finite, or settings that our network or schedule does not have.
     """
     path, tensors, description = read(path, config)
     if "times" not in description:
@@ -55,41 +59,38 @@ def load_public(
 def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict[str, Tensor], dict]:
     """Read a file of weights: (the file, its tensors under our names, its description: "kind", "unet", "schedule").
 
-    Whether the tensors are those of the network described is seen by `build`.
-
-    Args:
-        path: of a file in any of the formats, or the folder of format B.
-        config: as in `load_public`.
-
-    Raises:
-        CheckpointError: as `load_public`, but for tensors of another network.
+    Whether the tensors are those of the network described is seen by `build`. Args and errors as in `load_public`;
+    files of ours are read too.
     """
     path = file_of(path)
-    tensors, description = read_tensors(path) if path.suffix == ".safetensors" else (_unpickle(path), None)
-    if description is not None:
-        return path, tensors, description
-    tensors = _without_prefixes(tensors)
+    tensors, said = read_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
+    if said and "note" not in said:  # by `export`
+        return path, tensors, said
+    while tensors and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None)):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    schedule = _DDPM
     if any(name.startswith(("down_blocks.", "time_embedding.")) for name in tensors):
         settings = path.with_name("config.json")
-        found = config_of(settings)
+        found, schedule = config_of(settings), schedule_of(path.parent)
         if config and found != replace(config, dropout=found.dropout):
             raise CheckpointError(f"{settings} describes another network than the one asked for: {found}")
         config = config or found
         tensors = _in_format_a(tensors, len(config.ch_mult), path)
-    return path, tensors, public(config or CIFAR10)
+    return path, tensors, public(config or CIFAR10, schedule) | (said or {})
 
 
 def file_of(path: str | Path) -> Path:
-    """The file of tensors, where a folder in format B is named; ~ is the home directory."""
+    """The file of tensors, where a folder is named: in format B, of a pipeline, of a run; ~ is the home directory."""
     path = Path(os.path.expanduser(path))
     if not os.path.isdir(path):
         return path
-    return next((path / f for f in FORMAT_B_FILES if (path / f).is_file()), path / FORMAT_B_FILES[0])
+    if (path / "model_index.json").is_file():
+        path /= "unet"
+    return next((path / f for f in (*FORMAT_B_FILES, *_HALF, _RUN) if (path / f).is_file()), path / FORMAT_B_FILES[0])
 
 
-def public(config: UNetConfig) -> dict:
-    """The description of public weights of this network, all of which were trained on one schedule."""
-    schedule = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
+def public(config: UNetConfig, schedule: dict = _DDPM) -> dict:
+    """The description of public weights of this network."""
     return {"kind": KIND, "unet": config.to_dict(), "schedule": schedule, "times": "the network is told t - 1"}
 
 
@@ -101,10 +102,13 @@ def build(
     It takes no memory before its tensors are known to be those of the file `path`.
 
     Raises:
-        CheckpointError: the description is of something else, makes no network, or one of other tensors.
+        CheckpointError: the description is of something else, makes no network, or one of other tensors; or a number
+            among these is not finite.
     """
     if description.get("kind") != KIND:
-        raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {KIND!r}")
+        training = description.get("kind") == "training"
+        remedy = f": turn it into weights with `ddim export {path} --out FILE.safetensors`" if training else ""
+        raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {KIND!r}{remedy}")
     shifted = "times" in description
     verdict = "it is of another network" if shifted else "it does not hold the weights of the network it describes"
     try:
@@ -117,8 +121,7 @@ def build(
         with torch.device("meta"):
             net = UNet(config)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: {verdict} ({reason}): use another copy") from error
+        raise CheckpointError(f"{path}: {verdict} ({_first_line(error)}): use another copy") from error
     net.load_state_dict(_matched(net, tensors, path, verdict), assign=True)
     model = Adapter(net) if shifted else net
     return model.to(device or "cpu").eval().requires_grad_(False), schedule
@@ -132,16 +135,22 @@ def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) ->
         if names:
             raise CheckpointError(f"{path} {problem} {min(names)!r} ({len(names)} such tensors): {verdict}")
     for name, shape in expected.items():
-        tensor = tensors[name]
+        tensor, problem = tensors[name], None
         if not tensor.is_floating_point():
-            found = f"holds {tensor.dtype}, not floating-point numbers"
-            raise CheckpointError(f"{path}: {name!r} {found}: use another copy")
+            problem = f"holds {tensor.dtype}, not floating-point numbers: use another copy"
         # format B has attention's 1x1 convolutions as dense layers
-        if tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
-            found = f"has shape {tuple(tensor.shape)} instead of {tuple(shape)}"
-            raise CheckpointError(f"{path}: {name!r} {found}: {verdict}")
-        result[name] = tensor.reshape(shape).float()
+        elif tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
+            problem = f"has shape {tuple(tensor.shape)} instead of {tuple(shape)}: {verdict}"
+        elif not (tensor := tensor.float()).isfinite().all():
+            problem = "holds numbers that are not finite: use other weights"
+        if problem:
+            raise CheckpointError(f"{path}: {name!r} {problem}")
+        result[name] = tensor.reshape(shape)
     return result
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # --- tensors and their names -------------------------------------------------------------------------------------
@@ -158,7 +167,8 @@ down_blocks. > down.   .resnets. > .block.   .downsamplers.0. > .downsample.   .
 """
 
 
-def _unpickle(path: Path) -> dict[str, Tensor]:
+def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors of a file that torch saved, and a note where it holds more of them than one network's."""
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file")
     try:
@@ -169,17 +179,16 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         reason = "holds more than tensors (code in it is never run)"
         raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
     except Exception as error:  # torch raises many kinds for a cut or foreign file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged or not a file of tensors ({reason}): use another copy") from error
+        reason = f"not a file of tensors ({_first_line(error)})"
+        raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
+    note = {}
+    if isinstance(state, list) and len(state) in (4, 5):
+        # the DDIM authors' [network, optimiser, epoch, step], and the average of the network where there is one
+        note = {"note": f"a checkpoint of the DDIM authors' code, its {'average' if state[4:] else 'last step'} taken"}
+        state = state[4] if state[4:] else state[0]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} does not hold named tensors alone: it is of another network")
-    return dict(state)
-
-
-def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    while state and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in state)), None)):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return dict(state), note
 
 
 def _in_format_a(state: dict[str, Tensor], levels: int, path: Path) -> dict[str, Tensor]:
@@ -210,6 +219,9 @@ _OPTIONAL = json.loads("""{
 "attn_norm_num_groups": null, "resnet_time_scale_shift": "default", "add_attention": true, "class_embed_type": null,
 "num_class_embeds": null, "num_train_timesteps": null
 }""")
+_SCHEDULER = json.loads("""{
+"beta_schedule": "linear", "trained_betas": null, "prediction_type": "epsilon", "rescale_betas_zero_snr": false
+}""")
 
 
 def config_of(path: Path) -> UNetConfig:
@@ -218,25 +230,10 @@ def config_of(path: Path) -> UNetConfig:
     Raises:
         CheckpointError: no such file, or one that asks for what our network does not have.
     """
-    try:
-        given = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        remedy = "weights with the names of diffusers need the config.json beside them"
-        raise CheckpointError(f"{path} is missing or not readable: {remedy}") from error
-    if not isinstance(given, dict):
-        raise CheckpointError(f"{path} holds no settings: use another copy")
-
-    def check(field: str, right: bool, wanted: str) -> None:
-        if field not in given and not right:
-            raise CheckpointError(f"{path} lacks {field!r}, which must be {wanted}: it is of another network")
-        if not right:
-            found = _brief(given[field])
-            raise CheckpointError(f"{path}: {field!r} is {found} instead of {wanted}: it is of another network")
-
+    given = _settings(path, "weights with the names of diffusers need the config.json beside them")
     for field, kind in _FREE.items():
-        check(field, type(given.get(field)) is kind, "a whole number" if kind is int else "a list")
-    for field, value in (_NEEDED | _OPTIONAL).items():
-        check(field, given[field] == value if field in given else field in _OPTIONAL, json.dumps(value))
+        wanted = "a whole number" if kind is int else "a list"
+        _check(path, given, field, type(given.get(field)) is kind, wanted)
     # dropout plays no part in sampling; what starts with _ tells who wrote the file
     if unknown := {k for k in given if not k.startswith("_")} - {*_FREE, *_NEEDED, *_OPTIONAL, "dropout"}:
         raise CheckpointError(f"{path} has an unknown setting {min(unknown)!r}: it is of another network")
@@ -255,20 +252,49 @@ def config_of(path: Path) -> UNetConfig:
     except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{path} makes no network ({error}): use another copy") from error
     attention = ["Attn" * (r in config.attn_resolutions) for r in config.resolutions]
-    lists = {
+    fixed = {
         "block_out_channels": [config.ch * m for m in config.ch_mult],
         "down_block_types": [f"{a}DownBlock2D" for a in attention],
         "up_block_types": [f"{a}UpBlock2D" for a in reversed(attention)],
+        **_NEEDED,
     }
-    for field, value in lists.items():
-        check(field, given[field] == value, json.dumps(value))
+    for field, value in (fixed | _OPTIONAL).items():
+        _check(path, given, field, (_OPTIONAL | given).get(field, given) == value, json.dumps(value))
     return config
 
 
-def _brief(value: object) -> str:
-    """A setting as it stands in the file, cut where it is long."""
+def schedule_of(folder: Path) -> dict:
+    """The schedule of the scheduler that diffusers put beside a network, or into the folder of its pipeline.
+
+    Raises:
+        CheckpointError: it is none that ours can be.
+    """
+    places = (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json")
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        return _DDPM
+    given = _settings(path, "get the folder anew")
+    for field, value in _SCHEDULER.items():
+        _check(path, given, field, given.get(field, value) == value, json.dumps(value))
+    theirs = {"T": "num_train_timesteps", "beta_1": "beta_start", "beta_T": "beta_end"}
+    return {ours: given.get(field, _DDPM[ours]) for ours, field in theirs.items()}
+
+
+def _settings(path: Path, remedy: str) -> dict:
     try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = str(type(value))
-    return text if len(text) <= 200 else text[:200] + "..."
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is missing or not readable: {remedy}") from error
+    if not isinstance(given, dict):
+        raise CheckpointError(f"{path} holds no settings: use another copy")
+    return given
+
+
+def _check(path: Path, given: dict, field: str, right: bool, wanted: str) -> None:
+    if right:
+        return
+    if field not in given:
+        raise CheckpointError(f"{path} lacks {field!r}, which must be {wanted}: it is of another network")
+    found = json.dumps(given[field])
+    found = found if len(found) <= 200 else found[:200] + "..."
+    raise CheckpointError(f"{path}: {field!r} is {found} instead of {wanted}: it is of another network")

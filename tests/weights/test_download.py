@@ -134,23 +134,23 @@ def test_a_download_is_kept_and_verified_each_time(tmp_path, capfd, algorithm):
     digest = hashlib.new(algorithm, CONTENT).hexdigest()
     with served(CONTENT, "whole") as (url, given):
         wanted = Source(url, f"{algorithm}:{digest}")
-        path = wanted.fetch()
+        path = wanted.fetch()[0]
         assert path.read_bytes() == CONTENT
-        assert wanted.fetch() == path
+        assert wanted.fetch()[0] == path
         assert given == ["whole"], "the second came from the cache"
         path.write_bytes(CONTENT[:-1])
-        assert wanted.fetch().read_bytes() == CONTENT, "a damaged copy is fetched anew"
+        assert wanted.fetch()[0].read_bytes() == CONTENT, "a damaged copy is fetched anew"
         assert given == ["whole"] * 2
         path.write_bytes(CONTENT[:-1])
     with pytest.raises(UnavailableError):
-        wanted.fetch()
+        wanted.fetch()[0]
     assert cached(tmp_path) == [path]
     assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
 
 
 def test_a_download_is_tried_again(tmp_path):
     with served(CONTENT, "cut", 503, "whole") as (url, given):
-        path = Source(url, tagged(CONTENT)).fetch()
+        path = Source(url, tagged(CONTENT)).fetch()[0]
     assert path.read_bytes() == CONTENT
     assert given == ["cut", 503, "whole"]
     assert cached(tmp_path) == [path]
@@ -169,7 +169,7 @@ def test_a_download_is_tried_again(tmp_path):
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, reply, digest, times, reason):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with served(CONTENT, reply) as (url, given), pytest.raises(UnavailableError) as e:
-        Source(url, digest).fetch()
+        Source(url, digest).fetch()[0]
     message = str(e.value)
     assert message.startswith(f"weights cannot be downloaded from {url} (")
     assert reason in message
@@ -181,17 +181,17 @@ def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypa
 
 def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):
     with served(CONTENT, "whole") as (url, _):
-        path = Source(url, tagged(CONTENT)).fetch()
+        path = Source(url, tagged(CONTENT)).fetch()[0]
     with served(b"other", "whole") as (url, _), pytest.raises(UnavailableError):
-        Source(url, tagged(b"another")).fetch()
+        Source(url, tagged(b"another")).fetch()[0]
     assert cached(tmp_path) == [path]
-    assert Source(url, tagged(CONTENT)).fetch().read_bytes() == CONTENT
+    assert Source(url, tagged(CONTENT)).fetch()[0].read_bytes() == CONTENT
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "cache").write_text("not a folder")
     with served(CONTENT, "whole") as (url, _), pytest.raises(DiskError, match="set DDIM_CORE_CACHE") as e:
-        Source(url, tagged(CONTENT)).fetch()
+        Source(url, tagged(CONTENT)).fetch()[0]
     assert "\n" not in str(e.value)
 
 

@@ -9,13 +9,13 @@ import torch
 from helpers import TINY_RUN, randn, tiny_images
 from safetensors.torch import load_file, save_file
 
-from ddim_core import UNet, UNetConfig, generate, load_public
+from ddim_core import UNet, UNetConfig, generate, load_public, shipped
 from ddim_core.errors import CheckpointError, DiskError, UsageError
 from ddim_core.files import load_tensors, save_tensors, sha256_file
 from ddim_core.recipes import RECIPES
 from ddim_core.run import CHECKPOINT
 from ddim_core.train import Trainer, train
-from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, registry, ship, verified
+from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, ship, verified
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def package(tmp_path, monkeypatch, run):
     export(run[0] / CHECKPOINT, folder / "tiny.safetensors")
     entry = {"file": "tiny.safetensors", "sha256": sha256_file(folder / "tiny.safetensors")}
     (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}))
-    monkeypatch.setattr(registry, "assets", lambda: folder)
+    monkeypatch.setattr(shipped, "assets", lambda: folder)
     return folder
 
 
