@@ -50,8 +50,7 @@ def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module
 def load_weights(path: str | Path, device: str | torch.device | None = None) -> tuple[UNet, Schedule]:
     """Load a file that `export` wrote, as (model in evaluation mode, schedule).
 
-    Raises:
-        CheckpointError: no such file, a damaged one, or one of another network than it says.
+    Raises CheckpointError: no such file, a damaged one, or one of another network than it says.
     """
     path = Path(os.path.expanduser(path))
     return build(path, *load_tensors(path), device)

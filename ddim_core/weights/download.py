@@ -9,16 +9,17 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from logging import Logger
 from pathlib import Path
 
 from ..errors import DDIMError, DiskError, UnavailableError
 from ..files import sha256_file
 
-__all__ = ["cached_on_hub", "fetch_hub", "fetch_url", "hub_url"]
+__all__ = ["fetch_hub", "fetch_url", "hub_url"]
 
 RETRIES = 2
 TIMEOUT = 30  # seconds without an answer
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # these name no file
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # faults of a disk that may name no file
 
 
 def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
@@ -29,8 +30,7 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
         remedy: what to do where a download is not possible.
 
     Raises:
-        UnavailableError: it has to be downloaded and cannot be, or something else comes. DiskError: it cannot be
-            written.
+        UnavailableError: it cannot be downloaded, or something else comes. DiskError: it cannot be written.
     """
     import pooch  # with requests, a fifth of a second of imports, needed here only
     import requests
@@ -52,30 +52,31 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
         if f"{algorithm}:{pooch.file_hash(file, algorithm)}" != digest:  # here: to try again would be no use
             raise _unavailable(url, f"another file came: its {algorithm} differs", remedy)
 
-    cache = pooch.create(path.parent, "", registry={path.name: digest}, urls={path.name: url}, retry_if_failed=RETRIES)
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
     _sweep(path.parent)
-    try:
-        with _one_line(url, remedy, f"cannot write {path}", "DDIM_CORE_CACHE"):
-            return Path(cache.fetch(path.name, downloader=download))
-    finally:
-        logger.setLevel(level)
+    cache = pooch.create(path.parent, "", registry={path.name: digest}, urls={path.name: url}, retry_if_failed=RETRIES)
+    with _one_line(url, remedy, f"{path}", "DDIM_CORE_CACHE", pooch.get_logger()):
+        return Path(cache.fetch(path.name, downloader=download))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left of a download. One that lives is written to every `TIMEOUT` seconds or fails."""
+    for temporary in folder.glob("tmp*"):  # as pooch names them
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > 10 * TIMEOUT:
+                temporary.unlink()
 
 
 def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], remedy: str) -> tuple[Path, str]:
     """The first of these files that a repository of the hub has, config.json beside it, from the hub's own cache if
     it is there; and what it was compared with, in words.
 
-    The hub states the sha256 of every large file, and its library names the cached copy after it; where it cannot, for
-    want of symbolic links, the hub is asked, and a copy is taken as it is where the hub does not answer. With a commit
-    for the revision the file is always the same; for None "main" is asked for, and what is cached of it is taken where
-    the hub does not answer.
+    The hub states the sha256 of every large file, and its library names the cached copy after it. Where the cache has no
+    symbolic links and so no such name, the hub is asked; if it does not answer, the copy is taken as it is. With a
+    commit for the revision the file is always the same; None asks for "main", and takes what is cached of it where the
+    hub does not answer.
 
     Raises:
-        UnavailableError: it has to be downloaded and cannot be, or another file comes than the hub states. DiskError:
-            the cache cannot be written.
+        UnavailableError: as `fetch_url`; remedy, too. DiskError: the cache cannot be written.
     """
     import huggingface_hub as hub  # half a second of imports, needed here only
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -84,50 +85,34 @@ def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], rem
     def get(file: str, at: str | None) -> Path:
         return Path(hub.hf_hub_download(repository, file, revision=at, endpoint=_endpoint(), etag_timeout=TIMEOUT))
 
-    def stated(path: Path) -> str | None:
-        """The sha256 that the hub states: the copy's name, or asked for; None where there is no answer."""
+    def first_there(commit: str) -> Path:
+        for file in files:
+            try:
+                return get(file, commit)
+            except EntryNotFoundError as error:  # also where the hub does not answer
+                if isinstance(error, LocalEntryNotFoundError) or file == files[-1]:
+                    raise
+
+    def stated(path: Path, commit: str) -> str | None:
         if re.fullmatch(r"[0-9a-f]{64}", path.resolve().name):
             return path.resolve().name
-        address = hub.hf_hub_url(repository, path.name, revision=commit, endpoint=_endpoint())
         try:
+            address = hub.hf_hub_url(repository, path.name, revision=commit, endpoint=_endpoint())
             return hub.get_hf_file_metadata(address, timeout=TIMEOUT).etag
-        except Exception:  # of whatever client: there is a copy
+        except Exception:  # of whatever kind: a copy is here
             return None
 
     url = hub_url(repository, revision)
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it tells of every retry
-    try:
-        with _one_line(url, remedy, "cannot write the hub's cache", "HF_HOME"):
-            commit = get("config.json", revision).parent.name
-            for file in files:
-                try:
-                    get(file, commit)
-                    break
-                except EntryNotFoundError as error:
-                    # the hub does not answer, or has none of them
-                    if isinstance(error, LocalEntryNotFoundError) or file == files[-1]:
-                        raise
-            for _ in range(2):  # a damaged copy is fetched anew
-                path = get(file, commit)
-                found, right = sha256_file(path), stated(path)
-                if right is None:
-                    return path, f"sha256:{found}, which the hub could not be asked about"
-                if found == right:
-                    return path, f"sha256:{found}, as the hub states it"
-                path.resolve().unlink()
-                path.unlink(missing_ok=True)
-            raise _unavailable(url, "another file came: its sha256 differs from the stated one", remedy)
-    finally:
-        logging.set_verbosity(level)
-
-
-def cached_on_hub(repository: str, revision: str | None, files: tuple[str, ...]) -> Path | None:
-    """The first of these files in the hub's cache, if one is there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
+    with _one_line(url, remedy, "the hub's cache", "HF_HOME", logging.get_logger()):
+        commit = get("config.json", revision).parent.name
+        for _ in range(2):  # a damaged copy is fetched anew
+            path = first_there(commit)
+            found, right = sha256_file(path), stated(path, commit)
+            if right in (found, None):
+                return path, f"sha256:{found}, {'as the hub states it' if right else 'not compared: the hub is silent'}"
+            path.resolve().unlink()
+            path.unlink(missing_ok=True)
+        raise _unavailable(url, "another file came: its sha256 differs from the stated one", remedy)
 
 
 def hub_url(repository: str, revision: str | None) -> str:
@@ -139,32 +124,32 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left of a download. One that lives is written to within `TIMEOUT` seconds."""
-    for temporary in folder.glob("tmp*"):  # as pooch names them
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > 10 * TIMEOUT:
-                temporary.unlink()
-
-
 @contextlib.contextmanager
-def _one_line(url: str, remedy: str, disk: str, setting: str) -> Iterator[None]:
-    """Whatever a client raises inside, of a kind of its own or of Python's, becomes an error of ours."""
+def _one_line(url: str, remedy: str, place: str, setting: str, logger: Logger) -> Iterator[None]:
+    """Whatever a client raises inside, a kind of its own or one of Python's, becomes an error of ours; its log is silent."""
+    level = logger.level
+    logger.setLevel("ERROR")  # they tell of every retry
     try:
         yield
     except DDIMError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and (
-            error.filename or error.errno in _FULL or isinstance(error, PermissionError)
+        if (
+            isinstance(error, PermissionError)
+            or getattr(error, "filename", None)
+            or getattr(error, "errno", 0) in _FULL
         ):
             reason = " ".join(str(error.strerror or error).split())
-            raise DiskError(f"{disk} ({reason}): free some space or set {setting}") from error
-        # without the accounts of their retries: urllib3's, and that of the hub's client
+            raise DiskError(
+                f"cannot write {error.filename or place} ({reason}): free some space or set {setting}"
+            ) from error
+        # without the accounts of their retries, of urllib3 and of the hub's client
         cause = getattr(next(iter(error.args), None), "reason", None) or error
         if type(error).__name__ == "LocalEntryNotFoundError":
             cause = error.__cause__ or error
         raise _unavailable(url, cause, remedy) from error
+    finally:
+        logger.setLevel(level)
 
 
 def _unavailable(url: str, cause: object, remedy: str) -> UnavailableError:

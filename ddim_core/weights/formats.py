@@ -6,10 +6,8 @@ writes it, `diffusion_pytorch_model.safetensors` or `.bin` and `config.json`, fr
 hold networks trained on times 0, ..., T - 1 instead of 1, ..., T: see `Adapter`.
 """
 
-import json
 import os
 import pickle
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..adapt import Adapter
+from ..adapt import DDPM_SCHEDULE, Adapter, config_of, renamed, schedule_of
 from ..errors import CheckpointError
 from ..files import read_tensors
 from ..schedule import Schedule
@@ -30,7 +28,6 @@ CIFAR10 = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, a
 FORMAT_B_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _HALF = tuple(name.replace(".", ".fp16.") for name in FORMAT_B_FILES)  # of variant="fp16"
 _RUN = "last.safetensors"  # in the folder of a run, see `run`
-_DDPM = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}  # the schedule of all public weights that say of no other
 _LARGEST_T = 10**6  # the tensors of a file bound its network, but not its schedule
 
 
@@ -59,8 +56,7 @@ def load_public(
 def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict[str, Tensor], dict]:
     """Read a file of weights: (the file, its tensors under our names, its description: "kind", "unet", "schedule").
 
-    Whether the tensors are those of the network described is seen by `build`. Args and errors as in `load_public`;
-    files of ours are read too.
+    Whether the tensors are those of the network described is seen by `build`. Else as `load_public`, of our files too.
     """
     path = file_of(path)
     tensors, said = read_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
@@ -68,14 +64,14 @@ def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict
         return path, tensors, said
     while tensors and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None)):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    schedule = _DDPM
+    schedule = DDPM_SCHEDULE
     if any(name.startswith(("down_blocks.", "time_embedding.")) for name in tensors):
         settings = path.with_name("config.json")
         found, schedule = config_of(settings), schedule_of(path.parent)
         if config and found != replace(config, dropout=found.dropout):
             raise CheckpointError(f"{settings} describes another network than the one asked for: {found}")
         config = config or found
-        tensors = _in_format_a(tensors, len(config.ch_mult), path)
+        tensors = renamed(tensors, len(config.ch_mult), path)
     return path, tensors, public(config or CIFAR10, schedule) | (said or {})
 
 
@@ -89,7 +85,7 @@ def file_of(path: str | Path) -> Path:
     return next((path / f for f in (*FORMAT_B_FILES, *_HALF, _RUN) if (path / f).is_file()), path / FORMAT_B_FILES[0])
 
 
-def public(config: UNetConfig, schedule: dict = _DDPM) -> dict:
+def public(config: UNetConfig, schedule: dict = DDPM_SCHEDULE) -> dict:
     """The description of public weights of this network."""
     return {"kind": KIND, "unet": config.to_dict(), "schedule": schedule, "times": "the network is told t - 1"}
 
@@ -99,11 +95,8 @@ def build(
 ) -> tuple[nn.Module, Schedule]:
     """The network that is described, with these tensors, as (model in evaluation mode, schedule).
 
-    It takes no memory before its tensors are known to be those of the file `path`.
-
-    Raises:
-        CheckpointError: the description is of something else, makes no network, or one of other tensors; or a number
-            among these is not finite.
+    It takes no memory before its tensors are known to be those of the file `path`. Raises CheckpointError: the
+    description is of something else, makes no network, or one of other tensors; or one of these is not finite.
     """
     if description.get("kind") != KIND:
         training = description.get("kind") == "training"
@@ -156,15 +149,6 @@ def _first_line(error: Exception) -> str:
 # --- tensors and their names -------------------------------------------------------------------------------------
 
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
-# format B > format A, in this order; the last row as older files have them
-_RENAMED = """
-time_embedding.linear_1. > temb.dense.0.   time_embedding.linear_2. > temb.dense.1.   conv_norm_out. > norm_out.
-mid_block.resnets.0. > mid.block_1.   mid_block.resnets.1. > mid.block_2.   mid_block.attentions.0. > mid.attn_1.
-down_blocks. > down.   .resnets. > .block.   .downsamplers.0. > .downsample.   .upsamplers.0. > .upsample.
-.time_emb_proj. > .temb_proj.   .conv_shortcut. > .nin_shortcut.   .attentions. > .attn.   .group_norm. > .norm.
-.to_q. > .q.   .to_k. > .k.   .to_v. > .v.   .to_out.0. > .proj_out.
-.query. > .q.   .key. > .k.   .value. > .v.   .proj_attn. > .proj_out.
-"""
 
 
 def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -175,11 +159,10 @@ def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that torch did not write: they are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "holds more than tensors (code in it is never run)"
-        raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
     except Exception as error:  # torch raises many kinds for a cut or foreign file
         reason = f"not a file of tensors ({_first_line(error)})"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "holds more than tensors (code in it is never run)"
         raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
     note = {}
     if isinstance(state, list) and len(state) in (4, 5):
@@ -189,112 +172,3 @@ def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} does not hold named tensors alone: it is of another network")
     return dict(state), note
-
-
-def _in_format_a(state: dict[str, Tensor], levels: int, path: Path) -> dict[str, Tensor]:
-    result = {}
-    for name, tensor in state.items():
-        # the levels on the way up are counted from the other end
-        new = re.sub(r"^up_blocks\.(\d{1,9})\.", lambda m: f"up.{levels - 1 - int(m[1])}.", name)
-        for theirs, ours in re.findall(r"(\S+) > (\S+)", _RENAMED):
-            new = new.replace(theirs, ours)
-        if new in result:
-            raise CheckpointError(f"{path} has {name!r} under two names: use another copy")
-        result[new] = tensor
-    return result
-
-
-# --- the settings of format B ------------------------------------------------------------------------------------
-
-_FREE = dict.fromkeys(("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"), int)
-_FREE |= dict.fromkeys(("block_out_channels", "down_block_types", "up_block_types"), list)
-# what our network has built in: the tensors would load under other values too, and every answer would be wrong
-_NEEDED = json.loads("""{
-"norm_eps": 1e-6, "freq_shift": 1, "flip_sin_to_cos": false, "downsample_padding": 0, "attention_head_dim": null
-}""")
-# left out, these have this value in diffusers too
-_OPTIONAL = json.loads("""{
-"center_input_sample": false, "time_embedding_type": "positional", "time_embedding_dim": null, "act_fn": "silu",
-"mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "downsample_type": "conv", "upsample_type": "conv",
-"attn_norm_num_groups": null, "resnet_time_scale_shift": "default", "add_attention": true, "class_embed_type": null,
-"num_class_embeds": null, "num_train_timesteps": null
-}""")
-_SCHEDULER = json.loads("""{
-"beta_schedule": "linear", "trained_betas": null, "prediction_type": "epsilon", "rescale_betas_zero_snr": false
-}""")
-
-
-def config_of(path: Path) -> UNetConfig:
-    """The network that a config.json of diffusers' UNet2DModel asks for, without its dropout.
-
-    Raises:
-        CheckpointError: no such file, or one that asks for what our network does not have.
-    """
-    given = _settings(path, "weights with the names of diffusers need the config.json beside them")
-    for field, kind in _FREE.items():
-        wanted = "a whole number" if kind is int else "a list"
-        _check(path, given, field, type(given.get(field)) is kind, wanted)
-    # dropout plays no part in sampling; what starts with _ tells who wrote the file
-    if unknown := {k for k in given if not k.startswith("_")} - {*_FREE, *_NEEDED, *_OPTIONAL, "dropout"}:
-        raise CheckpointError(f"{path} has an unknown setting {min(unknown)!r}: it is of another network")
-    size, widths, kinds = (given[k] for k in ("sample_size", "block_out_channels", "down_block_types"))
-    try:
-        config = UNetConfig(
-            resolution=size,
-            in_channels=given["in_channels"],
-            out_channels=given["out_channels"],
-            ch=next(iter(widths), 0),
-            ch_mult=tuple(w // widths[0] for w in widths),
-            num_res_blocks=given["layers_per_block"],
-            attn_resolutions=tuple(size >> i for i, kind in enumerate(kinds) if kind == "AttnDownBlock2D"),
-            norm_groups=given["norm_num_groups"],
-        )
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise CheckpointError(f"{path} makes no network ({error}): use another copy") from error
-    attention = ["Attn" * (r in config.attn_resolutions) for r in config.resolutions]
-    fixed = {
-        "block_out_channels": [config.ch * m for m in config.ch_mult],
-        "down_block_types": [f"{a}DownBlock2D" for a in attention],
-        "up_block_types": [f"{a}UpBlock2D" for a in reversed(attention)],
-        **_NEEDED,
-    }
-    for field, value in (fixed | _OPTIONAL).items():
-        _check(path, given, field, (_OPTIONAL | given).get(field, given) == value, json.dumps(value))
-    return config
-
-
-def schedule_of(folder: Path) -> dict:
-    """The schedule of the scheduler that diffusers put beside a network, or into the folder of its pipeline.
-
-    Raises:
-        CheckpointError: it is none that ours can be.
-    """
-    places = (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json")
-    path = next((path for path in places if path.is_file()), None)
-    if path is None:
-        return _DDPM
-    given = _settings(path, "get the folder anew")
-    for field, value in _SCHEDULER.items():
-        _check(path, given, field, given.get(field, value) == value, json.dumps(value))
-    theirs = {"T": "num_train_timesteps", "beta_1": "beta_start", "beta_T": "beta_end"}
-    return {ours: given.get(field, _DDPM[ours]) for ours, field in theirs.items()}
-
-
-def _settings(path: Path, remedy: str) -> dict:
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is missing or not readable: {remedy}") from error
-    if not isinstance(given, dict):
-        raise CheckpointError(f"{path} holds no settings: use another copy")
-    return given
-
-
-def _check(path: Path, given: dict, field: str, right: bool, wanted: str) -> None:
-    if right:
-        return
-    if field not in given:
-        raise CheckpointError(f"{path} lacks {field!r}, which must be {wanted}: it is of another network")
-    found = json.dumps(given[field])
-    found = found if len(found) <= 200 else found[:200] + "..."
-    raise CheckpointError(f"{path}: {field!r} is {found} instead of {wanted}: it is of another network")

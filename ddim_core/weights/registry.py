@@ -1,10 +1,10 @@
 """Names of weights, and the verified file that each stands for.
 
-`find` is the one place that looks at a name. What it returns, a `Local`, a `Source` or a `Hub`, answers to
+`find` is the one place that looks at a name. What it returns, a `Local`, a `Source` or a `Hub`, has
 
-    fetch()     (the file, downloaded if it is not here yet, and verified; what it was compared with, in words)
+    fetch()     (the file, downloaded if it is not here, and verified; what it was compared with, in words)
     cached()    the file if it is here, else None
-    about       the description of weights whose file need not be here; None where the file itself says what it holds
+    about       the description of weights whose file need not be here; None where the file says what it holds
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import data, shipped
 from ..errors import UsageError
 from ..unet import UNetConfig
-from .download import cached_on_hub, fetch_hub, fetch_url, hub_url
+from .download import fetch_hub, fetch_url, hub_url
 from .formats import CIFAR10, FORMAT_B_FILES, file_of, public
 
 __all__ = ["SOURCES", "Hub", "Local", "Source", "find", "resolve"]
@@ -26,10 +26,8 @@ _HUB = re.compile(rf"({CIFAR10_ON_HUB}|google/ddpm-(?:ema-)?(?:celebahq|bedroom|
 _HUB_NAMES = (CIFAR10_ON_HUB, *(f"google/ddpm-{what}-256" for what in ("celebahq", "bedroom", "church", "cat")))
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _DDPM = "DDPM (Ho, Jain, Abbeel 2020)"
-_REMEDY = (
-    "try again later, or get that file, or the folder of {}, by other means and name it: "
-    "load_public(PATH), or --weights PATH"
-)
+_REMEDY = """try again later, or get that file, or the folder of {}, by other means and name it: load_public(PATH), \
+or --weights PATH"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,7 @@ class Local:
 class Source:
     """An address that a file of weights is fetched from once, and what it must be.
 
-    Args:
-        url: http or https.
-        hash: "md5:..." or "sha256:..." of the file, in hexadecimal.
-
-    Raises:
-        UsageError: not such a URL or hash.
+    `url`: http or https; `hash`: "md5:..." or "sha256:..." of the file, in hexadecimal. Raises UsageError for others.
     """
 
     url: str
@@ -74,8 +67,7 @@ class Source:
         return data.CACHE / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
 
     def fetch(self) -> tuple[Path, str]:
-        path = fetch_url(self.url, self.path, self.hash, _REMEDY.format(CIFAR10_ON_HUB))
-        return path, f"{self.hash}, verified"
+        return fetch_url(self.url, self.path, self.hash, _REMEDY.format(CIFAR10_ON_HUB)), f"{self.hash}, verified"
 
     def cached(self) -> Path | None:
         return self.path if self.path.is_file() else None
@@ -97,7 +89,10 @@ class Hub:
         return fetch_hub(self.repository, self.revision, FORMAT_B_FILES, _REMEDY.format(self.repository))
 
     def cached(self) -> Path | None:
-        return cached_on_hub(self.repository, self.revision, FORMAT_B_FILES)
+        from huggingface_hub import try_to_load_from_cache  # half a second of imports, needed here only
+
+        found = (try_to_load_from_cache(self.repository, file, revision=self.revision) for file in FORMAT_B_FILES)
+        return next((Path(path) for path in found if isinstance(path, str)), None)
 
     @property
     def about(self) -> dict:
@@ -127,7 +122,7 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
 
     Raises:
         UsageError: the name of nothing, or of something else; a URL or hash in the environment that is none.
-            CheckpointError: the manifest of the package is missing or damaged.
+        CheckpointError: the manifest of the package is missing or damaged.
     """
     name, kinds = os.fspath(name), kinds or ("public", "shipped", "path")
     hub, path = _HUB.fullmatch(name), Path(os.path.expanduser(name))
@@ -149,8 +144,7 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
 def resolve(name: str, *kinds: str) -> Path:
     """The file of weights that a name stands for, downloaded if need be, and verified; a path is taken as it is.
 
-    Raises:
-        UsageError: as `find`. CheckpointError: a file of the package is missing or differs from the manifest.
-        UnavailableError: the file has to be downloaded and cannot be. DiskError: the cache cannot be written.
+    Raises as `find`; CheckpointError where a file of the package is missing or differs from the manifest;
+    UnavailableError and DiskError where one has to be downloaded and cannot be, or not be written.
     """
     return find(name, *kinds).fetch()[0]

@@ -32,11 +32,12 @@ from ddim_core import (
     load_public,
     sample,
 )
+from ddim_core.adapt import config_of
 from ddim_core.errors import CheckpointError
 from ddim_core.oracle import GaussianDenoiser
 from ddim_core.plots import tile
 from ddim_core.weights import describe, load
-from ddim_core.weights.formats import CIFAR10, config_of
+from ddim_core.weights.formats import CIFAR10
 
 TOLERANCE = 1e-5
 # the structure of the public network, small: four levels, channels that double once, attention on the second level
