@@ -34,7 +34,8 @@ class Adapter(nn.Module):
         shape: `(C, H, W)` of a picture; left out, what the network's configuration says.
 
     Raises:
-        ValueError: (when called) a time below 1, not looked for in the memory of a GPU.
+        ValueError: (when called) a time below 1, not looked for in the memory of a GPU; pictures that a network of
+            diffusers cannot halve as many times as it has levels.
     """
 
     def __init__(self, net: Callable, shape: tuple[int, ...] | None = None):
@@ -59,10 +60,20 @@ class Adapter(nn.Module):
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
         if t.device.type == "cpu" and bool((t < 1).any()):
             raise ValueError(f"the network knows times from 1 on, got {t.min().item()}")
+        if isinstance(self.config, Mapping) and "block_out_channels" in self.config:
+            self._check_size(*xt.shape[2:])
         answer = self.net(xt, t - 1)
         if isinstance(answer, tuple):
             return answer[0]
         return answer if isinstance(answer, Tensor) else answer.sample
+
+    def _check_size(self, height: int, width: int) -> None:
+        levels = len(self.config["block_out_channels"])
+        if height % (unit := 2 ** (levels - 1)) or width % unit or height * width == 0:
+            raise ValueError(
+                f"pictures of {height}x{width} do not fit a network of {levels} levels: height and width must be "
+                f"multiples of {unit}"
+            )
 
 
 def as_denoiser(model: Callable) -> Denoiser:

@@ -10,7 +10,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -428,9 +427,7 @@ def test_the_real_recipe_stops_when_told(tmp_path):
         [PYTHON, "-m", "ddim_core", *map(str, argv)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        status = Path(f"/proc/{process.pid}/status")
-        while process.poll() is None and not _catches(status, signal.SIGTERM):
-            time.sleep(0.05)
+        assert process.stderr.read(1), "the bar: it trains"
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=300)
     finally:
@@ -441,12 +438,6 @@ def test_the_real_recipe_stops_when_told(tmp_path):
     assert done >= 1
     assert "Traceback" not in err
     assert (run / METRICS).read_text() == ""
-
-
-def _catches(status, number):
-    """Whether the process has a handler for the signal (Linux tells)."""
-    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status.read_text())
-    return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 # --- sample, export, info, data, evaluate ------------------------------------------------------------------------
@@ -553,6 +544,9 @@ def test_a_fault_does_not_share_a_line_with_the_bar(files, monkeypatch):
     class Full:
         def cpu(self):
             return self
+
+        def isfinite(self):
+            return torch.ones(1)
 
         def numpy(self):
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -19,7 +19,7 @@ __all__ = ["fetch_hub", "fetch_url", "hub_url"]
 
 RETRIES = 2
 TIMEOUT = 30  # seconds without an answer
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # faults of a disk that may name no file
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # its faults that may name no file
 
 
 def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
@@ -134,15 +134,11 @@ def _one_line(url: str, remedy: str, place: str, setting: str, logger: Logger) -
     except DDIMError:
         raise
     except Exception as error:
-        if (
-            isinstance(error, PermissionError)
-            or getattr(error, "filename", None)
-            or getattr(error, "errno", 0) in _FULL
+        if isinstance(error, OSError) and (
+            error.filename or error.errno in _DISK or isinstance(error, PermissionError)
         ):
-            reason = " ".join(str(error.strerror or error).split())
-            raise DiskError(
-                f"cannot write {error.filename or place} ({reason}): free some space or set {setting}"
-            ) from error
+            reason = f"cannot write {error.filename or place} ({' '.join(str(error.strerror or error).split())})"
+            raise DiskError(f"{reason}: free some space or set {setting}") from error
         # without the accounts of their retries, of urllib3 and of the hub's client
         cause = getattr(next(iter(error.args), None), "reason", None) or error
         if type(error).__name__ == "LocalEntryNotFoundError":
