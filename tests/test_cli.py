@@ -58,6 +58,8 @@ def files(tmp_path_factory):
     (folder / "other-run").mkdir()
     run.save(Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32"), folder / "other-run" / CHECKPOINT)
     (folder / "file").write_text("not a folder")
+    (folder / "pictures").mkdir()
+    Image.effect_noise((20, 16), 50).save(folder / "pictures" / "a.png")
     return folder
 
 
@@ -96,6 +98,7 @@ def tree(folder):
 # --- faults ------------------------------------------------------------------------------------------------------
 
 SAMPLE = ["sample", "--weights", "{files}/w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
+OWN = ["--dataset", "{files}/pictures", "--out", "run"]
 FAULTS = [
     # 2: usage
     (2, "the following arguments are required: COMMAND", []),
@@ -147,6 +150,11 @@ FAULTS = [
     (2, "--out must end in .safetensors, got w.pt", ["export", "{files}/run/last.safetensors", "--out", "w.pt"]),
     (2, "unknown data set 'cats'", ["data", "cats"]),
     (2, "unknown weights 'cats'", ["info", "cats"]),
+    (2, "--resolution must be at least 4 for the recipe tiny, got 0", [*TRAIN, *OWN, "--resolution", "0"]),
+    (2, "--resolution must be at least 4 for the recipe tiny, got -5", [*TRAIN, *OWN, "--resolution", "-5"]),
+    (2, "--resolution must be at least 4 for the recipe tiny, got 3", [*TRAIN, *OWN, "--resolution", "3"]),
+    (2, "epochs must be an integer of at least 1, got 0", ["train", "classifier", "--out", "run", "--epochs", "0"]),
+    (2, "n must be at most ", [*SAMPLE, "--n", "1" + "0" * 400]),
     # 3: data
     (3, "no readable MNIST under nowhere/MNIST/raw", ["train", "mnist", "--out", "run", "--data", "nowhere"]),
     (3, "no readable MNIST under nowhere/MNIST/raw", ["data", "mnist", "--data", "nowhere"]),
@@ -164,7 +172,13 @@ FAULTS = [
     (4, "flipped-w.safetensors is damaged", [*SAMPLE, "--weights", "{files}/flipped-w.safetensors"]),
     (4, "empty.safetensors is damaged", [*SAMPLE, "--weights", "{files}/empty.safetensors"]),
     (4, "text.safetensors is damaged", [*SAMPLE, "--weights", "{files}/text.safetensors"]),
-    (4, "holds 'training', not 'weights'", [*SAMPLE, "--weights", "{files}/run/last.safetensors"]),
+    (4, "holds 'training', not 'weights': turn it into", [*SAMPLE, "--weights", "{files}/run/last.safetensors"]),
+    (4, "run/last.safetensors holds 'training', not 'weights': turn it into", [*SAMPLE, "--weights", "{files}/run"]),
+    (
+        4,
+        "run/last.safetensors holds 'training', not 'weights': turn",
+        [*TRAIN, "--out", "run", "--init", "{files}/run"],
+    ),
     (4, "holds 'weights', not 'training'", ["export", "{files}/w.safetensors", "--out", "x.safetensors"]),
     (4, "nothing: no such file", ["export", "nothing", "--out", "x.safetensors"]),
     (4, "nothing.safetensors: no such file", ["info", "nothing.safetensors"]),
@@ -582,6 +596,35 @@ def test_export_and_ship(files, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["mnist", "classifier", "{files}/w.safetensors"])
+def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, monkeypatch, capsys):
+    """No shell expands it behind `=`."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    shutil.copytree(files / "pictures", home / "pictures")
+    shutil.copytree(mnist, home / "mnist")
+    options = ["--epochs=1", "--amp=fp32", "--quiet", "--device=cpu"]
+    assert (
+        ddim("train", "tiny", "--dataset=~/pictures", "--out=~/own", "--resolution=8", "--batch-size=1", *options) == 0
+    )
+    assert ddim("train", "tiny", "--data=~/mnist", "--out=~/run", *options) == 0
+    assert ddim("train", "tiny", "--data=~/mnist", "--out=~/run", "--resume", "--epochs=2", "--quiet") == 0
+    assert ddim("export", f"~/run/{CHECKPOINT}", "--out=~/w.safetensors") == 0
+    assert ddim("train", "tiny", "--data=~/mnist", "--out=~/next", "--init=~/w.safetensors", *options) == 0
+    for name in ("x.png", "x.npy"):
+        assert ddim("sample", "--weights=~/w.safetensors", "--n=1", "--steps=1", f"--out=~/{name}") == 0
+    assert ddim("evaluate", "--weights=~/w.safetensors", "--n=2", "--steps=1", "--data=~/mnist", "--out=~/f.json") == 0
+    assert ddim("info", "~/w.safetensors") == ddim("data", "~/pictures") == ddim("data", "mnist", "--data=~/mnist") == 0
+    there = {"f.json", "mnist", "next", "own", "pictures", "run", "w.safetensors", "x.npy", "x.png"}
+    assert set(os.listdir(home)) == there
+    capsys.readouterr()
+    assert ddim("data", "kuzushiji", "--archive=~/no.tar", "--data=~/k") == 3
+    assert f"{home}/no.tar: no such file" in capsys.readouterr().err
+    assert ddim("data", "brush-kanji", "--fonts=~/no", "--data=~/k") == 7
+    assert f"under {home}/no: " in capsys.readouterr().err
+    assert not list(Path().glob("~*"))
+
+
 def test_info_is_json(files, capsys, name):
     assert ddim("info", name.format(files=files)) == 0
     found = json.loads(capsys.readouterr().out)

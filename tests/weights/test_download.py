@@ -285,6 +285,83 @@ def test_where_links_are_not_possible(at):
             assert resolve(HUB).read_bytes() == SMALL[TENSORS]
 
 
+def without_links(path):
+    """As a cache is where symbolic links are not possible, or where it was copied without them."""
+    content = path.read_bytes()
+    for blob in (path.parents[2] / "blobs").iterdir():
+        blob.unlink()
+    path.unlink()
+    path.write_bytes(content)
+    path.with_name("config.json").unlink()
+    path.with_name("config.json").write_bytes(SMALL["config.json"])
+
+
+@pytest.mark.parametrize("name", [HUB, f"{HUB}@{COMMIT}"])
+def test_where_links_are_not_possible_and_the_hub_does_not_answer(at, capsys, name):
+    with at({COMMIT: SMALL}):
+        path = resolve(name)
+        without_links(path)
+    assert resolve(name) == path
+    assert cli.main(["download", name]) == 0
+    stated = f"{path}: sha256:{sha256(SMALL[TENSORS])}, not compared: the hub is silent\n"
+    assert capsys.readouterr() == (stated, ""), "nothing is claimed that was not done"
+    with at({COMMIT: SMALL}):
+        assert cli.main(["download", name]) == 0
+    assert capsys.readouterr().out.endswith(", as the hub states it\n")
+
+
+def in_a_process(tmp_path, name, **environment):
+    """`ddim download NAME` where no package knows the SOCKS protocol: (code, stdout, stderr)."""
+    run = f"""
+import sys, time
+sys.modules |= {{"socks": None, "socksio": None}}
+time.sleep = lambda seconds: None
+from ddim_core.cli import main
+sys.exit(main(["download", {name!r}]))
+"""
+    env = {k: v for k, v in ENV.items() if not k.lower().endswith("_proxy")} | {"HF_HOME": str(tmp_path / "home")}
+    env |= {"DDIM_CORE_CACHE": str(tmp_path / "cache")} | environment
+    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", [HUB, "cifar10"])
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {"ALL_PROXY": "socks5://127.0.0.1:9"},
+            "install what the proxy needs (pip install pysocks socksio), or try again",
+        ),
+        ({"HTTPS_PROXY": "gopher://127.0.0.1:9"}, "by other means and name it"),
+        (
+            {"REQUESTS_CA_BUNDLE": "/nowhere", "SSL_CERT_FILE": "/nowhere", "HTTPS_PROXY": "http://127.0.0.1:9"},
+            "by other",
+        ),
+        ({"HF_ENDPOINT": "https://a b", "DDIM_CORE_CIFAR10_URL": "https://[1"}, "by other means and name it"),
+    ],
+    ids=["SOCKS", "unknown proxy", "no certificates", "no address"],
+)
+def test_whatever_a_client_raises_is_one_line(tmp_path, name, environment, said):
+    code, out, err = in_a_process(tmp_path, name, **environment)
+    assert (code, out, err.count("\n")) == (7, "", 1), err
+    assert err.startswith("ddim: weights cannot be downloaded from http")
+    assert said in err
+
+
+def test_what_a_killed_download_left_is_swept(tmp_path):
+    """But not what another process is writing."""
+    with served(CONTENT, "whole") as (url, _):
+        wanted = Source(url, tagged(CONTENT))
+        wanted.path.parent.mkdir(parents=True)
+        old, new = wanted.path.with_name("tmpold"), wanted.path.with_name("tmpnew")
+        for left in (old, new):
+            left.write_bytes(b"half")
+        os.utime(old, (time.time() - 3600,) * 2)
+        wanted.fetch()
+    assert sorted(cached(tmp_path)) == sorted([wanted.path, new])
+
+
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
