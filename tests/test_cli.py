@@ -595,7 +595,6 @@ def test_export_and_ship(files, tmp_path, monkeypatch, capsys):
     assert ddim("sample", "--weights", "own", "--n", "1", "--steps", "1", "--out", "x.png") == 0
 
 
-@pytest.mark.parametrize("name", ["mnist", "classifier", "{files}/w.safetensors"])
 def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, monkeypatch, capsys):
     """No shell expands it behind `=`."""
     home = tmp_path / "home"
@@ -625,6 +624,7 @@ def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, mon
     assert not list(Path().glob("~*"))
 
 
+@pytest.mark.parametrize("name", ["mnist", "classifier", "{files}/w.safetensors"])
 def test_info_is_json(files, capsys, name):
     assert ddim("info", name.format(files=files)) == 0
     found = json.loads(capsys.readouterr().out)

@@ -48,7 +48,7 @@ def load_public(
             of another network, or not finite, or settings that our network or schedule does not have.
     """
     path, tensors, description = read(path, config)
-    if "times" not in description:
+    if description.get("kind") == KIND and "times" not in description:
         raise CheckpointError(f"{path} holds weights of this package: load them with load_weights")
     return build(path, tensors, description, device)
 
@@ -59,9 +59,12 @@ def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict
     Whether the tensors are those of the network described is seen by `build`. Else as `load_public`, of our files too.
     """
     path = file_of(path)
-    tensors, said = read_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
-    if said and "note" not in said:  # by `export`
-        return path, tensors, said
+    if path.suffix == ".safetensors":
+        (tensors, description), note = read_tensors(path), {}
+        if description is not None:
+            return path, tensors, description
+    else:
+        tensors, note = _unpickle(path)
     while tensors and (prefix := next((p for p in _PREFIXES if all(k.startswith(p) for k in tensors)), None)):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     schedule = DDPM_SCHEDULE
@@ -72,7 +75,7 @@ def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict
             raise CheckpointError(f"{settings} describes another network than the one asked for: {found}")
         config = config or found
         tensors = renamed(tensors, len(config.ch_mult), path)
-    return path, tensors, public(config or CIFAR10, schedule) | (said or {})
+    return path, tensors, public(config or CIFAR10, schedule) | note
 
 
 def file_of(path: str | Path) -> Path:

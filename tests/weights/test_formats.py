@@ -271,15 +271,15 @@ def test_the_average_of_a_checkpoint_is_taken_where_there_is_one(small, tmp_path
 
 
 def test_it_is_said_which_network_was_taken(large, small, tmp_path, monkeypatch, capsys):
-    """The optimiser's state is left out: it is large, and plays no part."""
+    """By `info`, and when pictures are drawn. (The optimiser's state, large and of no part, is left out here.)"""
     monkeypatch.chdir(tmp_path)
     state = large[0].state_dict()
     for name, rest, what in [("ema.pth", [state], "average"), ("raw.pth", [], "last step")]:
         torch.save([{f"module.{k}": v for k, v in state.items()}, {}, 7, 1000, *rest], name)
         note = f"a checkpoint of the DDIM authors' code, its {what} taken"
         assert describe(name)["note"] == note
-        assert ddim("sample", "--weights", name, "--n", "1", "--steps", "1", "--out", "x.npy") == 0
-        assert capsys.readouterr() == (f"{name}: {note}\n", "")
+    assert ddim("sample", "--weights", name, "--n", "1", "--steps", "1", "--out", "x.npy") == 0
+    assert capsys.readouterr() == (f"{name}: {note}\n", "")
 
 
 # --- the family: networks of other shapes ------------------------------------------------------------------------
