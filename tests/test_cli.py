@@ -606,10 +606,13 @@ def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, mon
     assert (
         ddim("train", "tiny", "--dataset=~/pictures", "--out=~/own", "--resolution=8", "--batch-size=1", *options) == 0
     )
-    assert ddim("train", "tiny", "--data=~/mnist", "--out=~/run", *options) == 0
+    assert ddim("train", "tiny", "--dataset=mnist", "--data=~/mnist", "--out=~/run", *options) == 0
     assert ddim("train", "tiny", "--data=~/mnist", "--out=~/run", "--resume", "--epochs=2", "--quiet") == 0
     assert ddim("export", f"~/run/{CHECKPOINT}", "--out=~/w.safetensors") == 0
-    assert ddim("train", "tiny", "--data=~/mnist", "--out=~/next", "--init=~/w.safetensors", *options) == 0
+    assert (
+        ddim("train", "tiny", "--dataset=mnist", "--data=~/mnist", "--out=~/next", "--init=~/w.safetensors", *options)
+        == 0
+    )
     for name in ("x.png", "x.npy"):
         assert ddim("sample", "--weights=~/w.safetensors", "--n=1", "--steps=1", f"--out=~/{name}") == 0
     assert ddim("evaluate", "--weights=~/w.safetensors", "--n=2", "--steps=1", "--data=~/mnist", "--out=~/f.json") == 0
