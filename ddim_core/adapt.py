@@ -3,13 +3,22 @@
 Two conventions differ. Most networks, those of diffusers among them, were trained on times 0, ..., T - 1 where ours count
 1, ..., T: the same noise, one number lower. And some return their answer inside an object. Both are settled in one
 place, `Adapter`.
+
+In files two more differ: what the tensors of the same network are called, and how its settings are written. `renamed`,
+`config_of` and `schedule_of` turn those of diffusers into ours; `weights` reads the files.
 """
 
+import json
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
-__all__ = ["Adapter", "Denoiser", "as_denoiser", "picture_shape"]
+from .errors import CheckpointError
+from .unet import UNetConfig
+
+__all__ = ["Adapter", "Denoiser", "as_denoiser", "config_of", "picture_shape", "renamed", "schedule_of"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -25,7 +34,8 @@ class Adapter(nn.Module):
         shape: `(C, H, W)` of a picture; left out, what the network's configuration says.
 
     Raises:
-        ValueError: (when called) a time below 1, not looked for in the memory of a GPU.
+        ValueError: (when called) a time below 1, not looked for in the memory of a GPU; pictures that a network of
+            diffusers cannot halve as many times as it has levels.
     """
 
     def __init__(self, net: Callable, shape: tuple[int, ...] | None = None):
@@ -50,10 +60,20 @@ class Adapter(nn.Module):
     def forward(self, xt: Tensor, t: Tensor) -> Tensor:
         if t.device.type == "cpu" and bool((t < 1).any()):
             raise ValueError(f"the network knows times from 1 on, got {t.min().item()}")
+        if isinstance(self.config, Mapping) and "block_out_channels" in self.config:
+            self._check_size(*xt.shape[2:])
         answer = self.net(xt, t - 1)
         if isinstance(answer, tuple):
             return answer[0]
         return answer if isinstance(answer, Tensor) else answer.sample
+
+    def _check_size(self, height: int, width: int) -> None:
+        levels = len(self.config["block_out_channels"])
+        if height % (unit := 2 ** (levels - 1)) or width % unit or height * width == 0:
+            raise ValueError(
+                f"pictures of {height}x{width} do not fit a network of {levels} levels: height and width must be "
+                f"multiples of {unit}"
+            )
 
 
 def as_denoiser(model: Callable) -> Denoiser:
@@ -88,3 +108,123 @@ def first_parameter(model: Callable) -> Tensor | None:
     """The first floating-point parameter of a network: it tells the device and the dtype that it works on and in."""
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
     return next((p for p in parameters if p.is_floating_point()), None)
+
+
+# --- the files of diffusers ------------------------------------------------------------------------------------------
+
+# format B > format A, in this order; the last row as older files have them
+_RENAMED = """
+time_embedding.linear_1. > temb.dense.0.   time_embedding.linear_2. > temb.dense.1.   conv_norm_out. > norm_out.
+mid_block.resnets.0. > mid.block_1.   mid_block.resnets.1. > mid.block_2.   mid_block.attentions.0. > mid.attn_1.
+down_blocks. > down.   .resnets. > .block.   .downsamplers.0. > .downsample.   .upsamplers.0. > .upsample.
+.time_emb_proj. > .temb_proj.   .conv_shortcut. > .nin_shortcut.   .attentions. > .attn.   .group_norm. > .norm.
+.to_q. > .q.   .to_k. > .k.   .to_v. > .v.   .to_out.0. > .proj_out.
+.query. > .q.   .key. > .k.   .value. > .v.   .proj_attn. > .proj_out.
+"""
+_FREE = dict.fromkeys(("sample_size", "in_channels", "out_channels", "layers_per_block", "norm_num_groups"), int)
+_FREE |= dict.fromkeys(("block_out_channels", "down_block_types", "up_block_types"), list)
+# what our network has built in: the tensors would load under other values too, and every answer would be wrong
+_NEEDED = json.loads("""{
+"norm_eps": 1e-6, "freq_shift": 1, "flip_sin_to_cos": false, "downsample_padding": 0, "attention_head_dim": null
+}""")
+# left out, these have this value in diffusers too
+_OPTIONAL = json.loads("""{
+"center_input_sample": false, "time_embedding_type": "positional", "time_embedding_dim": null, "act_fn": "silu",
+"mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1, "downsample_type": "conv", "upsample_type": "conv",
+"attn_norm_num_groups": null, "resnet_time_scale_shift": "default", "add_attention": true, "class_embed_type": null,
+"num_class_embeds": null, "num_train_timesteps": null
+}""")
+_SCHEDULER = json.loads("""{
+"beta_schedule": "linear", "trained_betas": null, "prediction_type": "epsilon", "rescale_betas_zero_snr": false
+}""")
+DDPM_SCHEDULE = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}  # of networks that say of no other
+
+
+def renamed(state: dict[str, Tensor], levels: int, path: Path) -> dict[str, Tensor]:
+    """Tensors of a network of diffusers, of so many levels, under our names. Raises CheckpointError: one under two."""
+    result = {}
+    for name, tensor in state.items():
+        # the levels on the way up are counted from the other end
+        new = re.sub(r"^up_blocks\.(\d{1,9})\.", lambda m: f"up.{levels - 1 - int(m[1])}.", name)
+        for theirs, ours in re.findall(r"(\S+) > (\S+)", _RENAMED):
+            new = new.replace(theirs, ours)
+        if new in result:
+            raise CheckpointError(f"{path} has {name!r} under two names: use another copy")
+        result[new] = tensor
+    return result
+
+
+def config_of(path: Path) -> UNetConfig:
+    """The network that a config.json of diffusers' UNet2DModel asks for, without its dropout.
+
+    Raises:
+        CheckpointError: no such file, or one that asks for what our network does not have.
+    """
+    given = _settings(path, "weights with the names of diffusers need the config.json beside them")
+    for field, kind in _FREE.items():
+        wanted = "a whole number" if kind is int else "a list"
+        _check(path, given, field, type(given.get(field)) is kind, wanted)
+    # dropout plays no part in sampling; what starts with _ tells who wrote the file
+    if unknown := {k for k in given if not k.startswith("_")} - {*_FREE, *_NEEDED, *_OPTIONAL, "dropout"}:
+        raise CheckpointError(f"{path} has an unknown setting {min(unknown)!r}: it is of another network")
+    size, widths, kinds = (given[k] for k in ("sample_size", "block_out_channels", "down_block_types"))
+    try:
+        config = UNetConfig(
+            resolution=size,
+            in_channels=given["in_channels"],
+            out_channels=given["out_channels"],
+            ch=next(iter(widths), 0),
+            ch_mult=tuple(w // widths[0] for w in widths),
+            num_res_blocks=given["layers_per_block"],
+            attn_resolutions=tuple(size >> i for i, kind in enumerate(kinds) if kind == "AttnDownBlock2D"),
+            norm_groups=given["norm_num_groups"],
+        )
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} makes no network ({error}): use another copy") from error
+    attention = ["Attn" * (r in config.attn_resolutions) for r in config.resolutions]
+    fixed = {
+        "block_out_channels": [config.ch * m for m in config.ch_mult],
+        "down_block_types": [f"{a}DownBlock2D" for a in attention],
+        "up_block_types": [f"{a}UpBlock2D" for a in reversed(attention)],
+        **_NEEDED,
+    }
+    for field, value in (fixed | _OPTIONAL).items():
+        _check(path, given, field, (_OPTIONAL | given).get(field, given) == value, json.dumps(value))
+    return config
+
+
+def schedule_of(folder: Path) -> dict:
+    """The schedule of the scheduler that diffusers put beside a network, or into the folder of its pipeline.
+
+    Raises:
+        CheckpointError: it is none that ours can be.
+    """
+    places = (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json")
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        return DDPM_SCHEDULE
+    given = _settings(path, "get the folder anew")
+    for field, value in _SCHEDULER.items():
+        _check(path, given, field, given.get(field, value) == value, json.dumps(value))
+    theirs = {"T": "num_train_timesteps", "beta_1": "beta_start", "beta_T": "beta_end"}
+    return {ours: given.get(field, DDPM_SCHEDULE[ours]) for ours, field in theirs.items()}
+
+
+def _settings(path: Path, remedy: str) -> dict:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is missing or not readable: {remedy}") from error
+    if not isinstance(given, dict):
+        raise CheckpointError(f"{path} holds no settings: use another copy")
+    return given
+
+
+def _check(path: Path, given: dict, field: str, right: bool, wanted: str) -> None:
+    if right:
+        return
+    if field not in given:
+        raise CheckpointError(f"{path} lacks {field!r}, which must be {wanted}: it is of another network")
+    found = json.dumps(given[field])
+    found = found if len(found) <= 200 else found[:200] + "..."
+    raise CheckpointError(f"{path}: {field!r} is {found} instead of {wanted}: it is of another network")

@@ -31,7 +31,7 @@ class CheckpointError(DDIMError):
 
 
 class NonFiniteError(DDIMError):
-    """Training produced a loss that is not a finite number."""
+    """Training produced a loss, or a network pictures, that are not finite numbers."""
 
     exit_code = 5
 

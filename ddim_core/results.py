@@ -7,18 +7,17 @@ Its provenance says which command made it, from which weights, when.
 import io
 import json
 import time
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from .errors import DataError
 from .files import write_atomically
-from .weights import manifest
+from .shipped import assets, manifest
 
 __all__ = ["load_result", "results", "save_result"]
 
-_FOLDER = Path(str(resources.files("ddim_core"))) / "assets" / "results"
+_FOLDER = assets() / "results"
 
 
 def results() -> list[str]:
@@ -54,8 +53,9 @@ def load_result(name: str) -> tuple[dict[str, np.ndarray], dict]:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
+        provenance = json.loads(arrays.pop("provenance").item())
     except FileNotFoundError:
         raise DataError(f"no result {name!r}: there are {', '.join(results()) or 'none'}") from None
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise DataError(f"{path} is damaged ({error}): install the package again") from error
-    return arrays, json.loads(arrays.pop("provenance").item())
+    return arrays, provenance

@@ -206,3 +206,14 @@ def test_an_answer_that_is_no_tensor_is_told_with_the_remedy():
 def test_the_package_does_not_import_diffusers():
     code = "import sys, ddim_core, ddim_core.cli; sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([PYTHON, "-c", code], env=ENV).returncode == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 8), (1, 8, 3), (1, 0, 8)], ids=str)
+def test_pictures_that_a_network_of_diffusers_cannot_halve(shape):
+    net = unet()
+    with pytest.raises(
+        ValueError, match=f"pictures of {shape[1]}x{shape[2]} do not fit a network of 2 levels: .* of 2"
+    ) as e:
+        generate(net, SHORT, 1, steps=1, shape=shape)
+    assert "\n" not in str(e.value)
+    assert generate(net, SHORT, 1, steps=1, shape=(1, 2, 4)).shape == (1, 1, 2, 4), "what it names is enough"

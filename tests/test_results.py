@@ -70,6 +70,17 @@ def test_damage(folder, damage):
         load_result("speed")
 
 
+@pytest.mark.parametrize(
+    "provenance", [{}, {"provenance": "{"}, {"provenance": [1, 2]}], ids=["none", "cut", "numbers"]
+)
+def test_a_provenance_that_is_none(folder, provenance):
+    folder.mkdir()
+    np.savez(folder / "speed.npz", x=np.zeros(2), **{k: np.array(v) for k, v in provenance.items()})
+    with pytest.raises(DataError, match=r"speed\.npz is damaged .*: install the package again") as e:
+        load_result("speed")
+    assert "\n" not in str(e.value)
+
+
 def test_objects_are_not_unpickled(folder):
     path = save_result("speed", {"x": np.array([{"a": 1}], dtype=object)}, command="c", weights=None)
     with pytest.raises(DataError, match="damaged"):

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import CheckpointError
 from ..files import load_tensors, save_tensors, sha256_file
 from ..schedule import Schedule
+from ..shipped import manifest, ship
 from ..unet import UNet
-from .formats import KIND, build, read
-from .registry import find, manifest, resolve, ship, verified
+from .formats import KIND, build, file_of, read
+from .registry import find, resolve
 
 __all__ = ["describe", "export", "load", "load_pretrained", "load_weights", "manifest", "ship", "verified"]
 
@@ -48,11 +50,15 @@ def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module
 def load_weights(path: str | Path, device: str | torch.device | None = None) -> tuple[UNet, Schedule]:
     """Load a file that `export` wrote, as (model in evaluation mode, schedule).
 
-    Raises:
-        CheckpointError: no such file, a damaged one, or one of another network than it says.
+    Raises CheckpointError: no such file, a damaged one, or one of another network than it says.
     """
     path = Path(os.path.expanduser(path))
     return build(path, *load_tensors(path), device)
+
+
+def verified(name: str) -> Path:
+    """The file of weights that come with the package. Raises as `load_pretrained`."""
+    return resolve(name, "shipped")
 
 
 def describe(name: str) -> dict:
@@ -72,17 +78,25 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
     """Turn a training checkpoint into a file of weights; returns its description.
 
     Args:
-        checkpoint: `last.safetensors` of a run; `starts.jsonl` beside it, if there, goes into the provenance.
+        checkpoint: `last.safetensors` of a run, or the run's folder; `starts.jsonl` beside it, if there, goes into the
+            provenance.
         average: take the averaged weights (EMA), else those of the last step.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged. DiskError: `out` cannot be written.
+        CheckpointError: the checkpoint is missing or damaged, or a number in it is not finite in fp16. DiskError: `out`
+            cannot be written.
     """
-    checkpoint, out = Path(os.path.expanduser(checkpoint)), Path(os.path.expanduser(out))
+    checkpoint, out = file_of(checkpoint), Path(os.path.expanduser(out))
     tensors, training = load_tensors(checkpoint, kind="training")
     config = training["config"]
     prefix = "ema." if average else "model."
     weights = {k.removeprefix(prefix): v.half() for k, v in tensors.items() if k.startswith(prefix)}
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        largest = tensors[prefix + broken[0]].abs().max().item()
+        raise CheckpointError(
+            f"{checkpoint}: {broken[0]!r} reaches {largest:.3g}, and fp16, in which weights are stored, ends at 65504: "
+            "train it again with a smaller --lr"
+        )
     starts = checkpoint.with_name("starts.jsonl")
     description = {
         "kind": KIND,
@@ -95,7 +109,9 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
             "data_sha256": training["data_sha256"],
             "images": training["images"],
             "history": training["history"],
-            "starts": [json.loads(line) for line in starts.read_text().splitlines()] if starts.exists() else [],
+            "starts": [json.loads(line) for line in starts.read_text(encoding="utf-8").splitlines()]
+            if starts.exists()
+            else [],
             **({"origin": training["origin"]} if training.get("origin") else {}),
             "exported": time.strftime("%Y-%m-%d", time.gmtime()),
         },

@@ -3,17 +3,23 @@
 Both keep what they fetched and compare its hash every time, show progress on a terminal only, and end in one line.
 """
 
+import contextlib
+import errno
 import os
 import re
+import time
+from collections.abc import Iterator
+from logging import Logger
 from pathlib import Path
 
-from ..errors import DiskError, UnavailableError
+from ..errors import DDIMError, DiskError, UnavailableError
 from ..files import sha256_file
 
-__all__ = ["cached_on_hub", "fetch_hub", "fetch_url", "hub_url"]
+__all__ = ["fetch_hub", "fetch_url", "hub_url"]
 
 RETRIES = 2
 TIMEOUT = 30  # seconds without an answer
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # its faults that may name no file
 
 
 def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
@@ -24,8 +30,7 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
         remedy: what to do where a download is not possible.
 
     Raises:
-        UnavailableError: it has to be downloaded and cannot be, or something else comes. DiskError: it cannot be
-            written.
+        UnavailableError: it cannot be downloaded, or something else comes. DiskError: it cannot be written.
     """
     import pooch  # with requests, a fifth of a second of imports, needed here only
     import requests
@@ -47,85 +52,67 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
         if f"{algorithm}:{pooch.file_hash(file, algorithm)}" != digest:  # here: to try again would be no use
             raise _unavailable(url, f"another file came: its {algorithm} differs", remedy)
 
+    _sweep(path.parent)
     cache = pooch.create(path.parent, "", registry={path.name: digest}, urls={path.name: url}, retry_if_failed=RETRIES)
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
+    with _one_line(url, remedy, f"{path}", "DDIM_CORE_CACHE", pooch.get_logger()):
         return Path(cache.fetch(path.name, downloader=download))
-    except (requests.RequestException, ValueError) as error:
-        cause = getattr(next(iter(error.args), None), "reason", error)  # without urllib3's account of its retries
-        raise _unavailable(url, cause, remedy) from error
-    except OSError as error:
-        reason = " ".join(str(error.strerror or error).split())
-        raise DiskError(f"cannot write {path} ({reason}): free some space or set DDIM_CORE_CACHE") from error
-    finally:
-        logger.setLevel(level)
 
 
-def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], remedy: str) -> Path:
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left of a download. One that lives is written to every `TIMEOUT` seconds or fails."""
+    for temporary in folder.glob("tmp*"):  # as pooch names them
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > 10 * TIMEOUT:
+                temporary.unlink()
+
+
+def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], remedy: str) -> tuple[Path, str]:
     """The first of these files that a repository of the hub has, config.json beside it, from the hub's own cache if
-    it is there.
+    it is there; and what it was compared with, in words.
 
-    The hub states the sha256 of every large file, and its library names the cached copy after it. With a commit for
-    the revision the file is always the same; for None "main" is asked for, and what is cached of it is taken where the
+    The hub states the sha256 of every large file, and its library names the cached copy after it. Where the cache has no
+    symbolic links and so no such name, the hub is asked; if it does not answer, the copy is taken as it is. With a
+    commit for the revision the file is always the same; None asks for "main", and takes what is cached of it where the
     hub does not answer.
 
     Raises:
-        UnavailableError: it has to be downloaded and cannot be, or another file comes than the hub states. DiskError:
-            the cache cannot be written.
+        UnavailableError: as `fetch_url`; remedy, too. DiskError: the cache cannot be written.
     """
     import huggingface_hub as hub  # half a second of imports, needed here only
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
 
     def get(file: str, at: str | None) -> Path:
         return Path(hub.hf_hub_download(repository, file, revision=at, endpoint=_endpoint(), etag_timeout=TIMEOUT))
 
-    def as_stated(path: Path) -> bool:
-        """Compare with the sha256 that the hub states: the copy's name, or, where links are not possible, asked for."""
-        digest = path.resolve().name
-        if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            address = hub.hf_hub_url(repository, path.name, revision=commit, endpoint=_endpoint())
-            digest = hub.get_hf_file_metadata(address, timeout=TIMEOUT).etag
-        return sha256_file(path) == digest
-
-    url = hub_url(repository, revision)
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it tells of every retry
-    try:
-        commit = get("config.json", revision).parent.name
+    def first_there(commit: str) -> Path:
         for file in files:
             try:
-                get(file, commit)
-                break
-            except EntryNotFoundError as error:
-                # the hub does not answer, or has none of them
+                return get(file, commit)
+            except EntryNotFoundError as error:  # also where the hub does not answer
                 if isinstance(error, LocalEntryNotFoundError) or file == files[-1]:
                     raise
+
+    def stated(path: Path, commit: str) -> str | None:
+        if re.fullmatch(r"[0-9a-f]{64}", path.resolve().name):
+            return path.resolve().name
+        try:
+            address = hub.hf_hub_url(repository, path.name, revision=commit, endpoint=_endpoint())
+            return hub.get_hf_file_metadata(address, timeout=TIMEOUT).etag
+        except Exception:  # of whatever kind: a copy is here
+            return None
+
+    url = hub_url(repository, revision)
+    with _one_line(url, remedy, "the hub's cache", "HF_HOME", logging.get_logger()):
+        commit = get("config.json", revision).parent.name
         for _ in range(2):  # a damaged copy is fetched anew
-            path = get(file, commit)
-            if as_stated(path):
-                return path
+            path = first_there(commit)
+            found, right = sha256_file(path), stated(path, commit)
+            if right in (found, None):
+                return path, f"sha256:{found}, {'as the hub states it' if right else 'not compared: the hub is silent'}"
             path.resolve().unlink()
             path.unlink(missing_ok=True)
         raise _unavailable(url, "another file came: its sha256 differs from the stated one", remedy)
-    except (OSError, HTTPError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, HfHubHTTPError):
-            cause = f"cannot write {error.filename} ({error.strerror})"
-            raise DiskError(f"{cause}: free some space or set HF_HOME") from error
-        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
-        raise _unavailable(url, cause, remedy) from error
-    finally:
-        logging.set_verbosity(level)
-
-
-def cached_on_hub(repository: str, revision: str | None, files: tuple[str, ...]) -> Path | None:
-    """The first of these files in the hub's cache, if one is there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def hub_url(repository: str, revision: str | None) -> str:
@@ -137,5 +124,32 @@ def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def _unavailable(url: str, reason: object, remedy: str) -> UnavailableError:
-    return UnavailableError(f"weights cannot be downloaded from {url} ({' '.join(str(reason).split())}): {remedy}")
+@contextlib.contextmanager
+def _one_line(url: str, remedy: str, place: str, setting: str, logger: Logger) -> Iterator[None]:
+    """Whatever a client raises inside, a kind of its own or one of Python's, becomes an error of ours; its log is silent."""
+    level = logger.level
+    logger.setLevel("ERROR")  # they tell of every retry
+    try:
+        yield
+    except DDIMError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and (
+            error.filename or error.errno in _DISK or isinstance(error, PermissionError)
+        ):
+            reason = f"cannot write {error.filename or place} ({' '.join(str(error.strerror or error).split())})"
+            raise DiskError(f"{reason}: free some space or set {setting}") from error
+        # without the accounts of their retries, of urllib3 and of the hub's client
+        cause = getattr(next(iter(error.args), None), "reason", None) or error
+        if type(error).__name__ == "LocalEntryNotFoundError":
+            cause = error.__cause__ or error
+        raise _unavailable(url, cause, remedy) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _unavailable(url: str, cause: object, remedy: str) -> UnavailableError:
+    reason = " ".join(str(cause).split()) or type(cause).__name__
+    if "SOCKS" in reason:
+        remedy = f"install what the proxy needs (pip install pysocks socksio), or {remedy}"
+    return UnavailableError(f"weights cannot be downloaded from {url} ({reason}): {remedy}")

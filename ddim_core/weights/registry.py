@@ -1,25 +1,24 @@
 """Names of weights, and the verified file that each stands for.
 
-`find` is the one place that looks at a name. What it returns fetches its file, knows whether that is here
-already, and describes weights that are not.
+`find` is the one place that looks at a name. What it returns, a `Local`, a `Source` or a `Hub`, has
+
+    fetch()     (the file, downloaded if it is not here, and verified; what it was compared with, in words)
+    cached()    the file if it is here, else None
+    about       the description of weights whose file need not be here; None where the file says what it holds
 """
 
-import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
-from .. import data
-from ..errors import CheckpointError, UsageError
-from ..files import load_tensors, sha256_file, write_atomically
+from .. import data, shipped
+from ..errors import UsageError
 from ..unet import UNetConfig
-from .download import cached_on_hub, fetch_hub, fetch_url, hub_url
+from .download import fetch_hub, fetch_url, hub_url
 from .formats import CIFAR10, FORMAT_B_FILES, file_of, public
 
-__all__ = ["SOURCES", "Hub", "Local", "Source", "find", "manifest", "resolve", "ship", "verified"]
+__all__ = ["SOURCES", "Hub", "Local", "Source", "find", "resolve"]
 
 CIFAR10_ON_HUB = "google/ddpm-cifar10-32"
 _LARGE = UNetConfig(256, 3, 3, ch=128, ch_mult=(1, 1, 2, 2, 4, 4), attn_resolutions=(16,))
@@ -27,10 +26,8 @@ _HUB = re.compile(rf"({CIFAR10_ON_HUB}|google/ddpm-(?:ema-)?(?:celebahq|bedroom|
 _HUB_NAMES = (CIFAR10_ON_HUB, *(f"google/ddpm-{what}-256" for what in ("celebahq", "bedroom", "church", "cat")))
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _DDPM = "DDPM (Ho, Jain, Abbeel 2020)"
-_REMEDY = (
-    "try again later, or get that file, or the folder of {}, by other means and name it: "
-    "load_public(PATH), or --weights PATH"
-)
+_REMEDY = """try again later, or get that file, or the folder of {}, by other means and name it: load_public(PATH), \
+or --weights PATH"""
 
 
 @dataclass(frozen=True)
@@ -39,30 +36,20 @@ class Local:
 
     path: Path
     sha256: str | None = None
-    about = None  # the file says what it holds
+    about = None
 
-    def fetch(self) -> Path:
-        """The file. Raises CheckpointError where it came with the package and is missing or differs."""
-        if self.sha256 and not self.path.is_file():
-            raise CheckpointError(f"{self.path}: no such file: install the package again")
-        if self.sha256 and sha256_file(self.path) != self.sha256:
-            cause = "is damaged (sha256 differs from the manifest)"
-            raise CheckpointError(f"{self.path} {cause}: install the package again")
-        return file_of(self.path)
+    def cached(self) -> Path:
+        return shipped.checked(self.path, self.sha256) if self.sha256 else file_of(self.path)
 
-    cached = fetch
+    def fetch(self) -> tuple[Path, str]:
+        return self.cached(), "the manifest" if self.sha256 else "nothing"
 
 
 @dataclass(frozen=True)
 class Source:
     """An address that a file of weights is fetched from once, and what it must be.
 
-    Args:
-        url: http or https.
-        hash: "md5:..." or "sha256:..." of the file, in hexadecimal.
-
-    Raises:
-        UsageError: not such a URL or hash.
+    `url`: http or https; `hash`: "md5:..." or "sha256:..." of the file, in hexadecimal. Raises UsageError for others.
     """
 
     url: str
@@ -79,24 +66,16 @@ class Source:
         """Its place in the cache, another one for another file."""
         return data.CACHE / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
 
-    def fetch(self) -> Path:
-        """The file, verified. Raises as `fetch_url`."""
-        return fetch_url(self.url, self.path, self.hash, _REMEDY.format(CIFAR10_ON_HUB))
+    def fetch(self) -> tuple[Path, str]:
+        return fetch_url(self.url, self.path, self.hash, _REMEDY.format(CIFAR10_ON_HUB)), f"{self.hash}, verified"
 
     def cached(self) -> Path | None:
-        """The file, if it need not be downloaded."""
         return self.path if self.path.is_file() else None
 
     @property
     def about(self) -> dict:
-        """What is known of the weights without their file."""
         of = f"{_DDPM} on CIFAR-10, averaged weights, as ported to PyTorch by pesser/pytorch_diffusion"
         return {**public(CIFAR10), "provenance": {"url": self.url, "hash": self.hash, "of": of}}
-
-    @property
-    def proof(self) -> str:
-        """What the file was compared with."""
-        return f"{self.hash}, verified"
 
 
 @dataclass(frozen=True)
@@ -106,26 +85,21 @@ class Hub:
     repository: str
     revision: str | None = None
 
-    def fetch(self) -> Path:
-        """The file of tensors, config.json beside it, verified. Raises as `fetch_hub`."""
+    def fetch(self) -> tuple[Path, str]:
         return fetch_hub(self.repository, self.revision, FORMAT_B_FILES, _REMEDY.format(self.repository))
 
     def cached(self) -> Path | None:
-        """The file, if it need not be downloaded."""
-        return cached_on_hub(self.repository, self.revision, FORMAT_B_FILES)
+        from huggingface_hub import try_to_load_from_cache  # half a second of imports, needed here only
+
+        found = (try_to_load_from_cache(self.repository, file, revision=self.revision) for file in FORMAT_B_FILES)
+        return next((Path(path) for path in found if isinstance(path, str)), None)
 
     @property
     def about(self) -> dict:
-        """What is known of the weights without their file: the network that was published under this name."""
         averaged = "averaged weights" if "-ema-" in self.repository else "whether averaged, its settings do not say"
         of = f"{_DDPM} in the layout of diffusers; {averaged}"
         config = CIFAR10 if self.repository == CIFAR10_ON_HUB else _LARGE
         return {**public(config), "provenance": {"url": hub_url(self.repository, self.revision), "of": of}}
-
-    @property
-    def proof(self) -> str:
-        """What the file was compared with."""
-        return f"sha256:{sha256_file(self.cached())}, as the hub states it"
 
 
 SOURCES = {
@@ -148,21 +122,21 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
 
     Raises:
         UsageError: the name of nothing, or of something else; a URL or hash in the environment that is none.
+        CheckpointError: the manifest of the package is missing or damaged.
     """
-    kinds = kinds or ("public", "shipped", "path")
-    hub, shipped = _HUB.fullmatch(name), {k: v for k, v in manifest().items() if "file" in v}
-    path = Path(os.path.expanduser(name))
-    is_file = os.sep in name or path.suffix in _SUFFIXES or (name != "" and os.path.exists(path))
+    name, kinds = os.fspath(name), kinds or ("public", "shipped", "path")
+    hub, path = _HUB.fullmatch(name), Path(os.path.expanduser(name))
     if name in SOURCES and "public" in kinds:
         mirror = [os.environ.get(f"DDIM_CORE_{name.upper()}_{part}") for part in ("URL", "HASH")]
         return Source(mirror[0] or SOURCES[name].url, mirror[1] or SOURCES[name].hash)
     if hub and "public" in kinds and not os.path.exists(path):
         return Hub(hub[1], hub[2] or None)
-    if name in shipped and "shipped" in kinds:
-        return Local(assets() / shipped[name]["file"], shipped[name]["sha256"])
-    if is_file and "path" in kinds:
+    ours = {k: v for k, v in shipped.manifest().items() if "file" in v} if "shipped" in kinds else {}
+    if name in ours:
+        return Local(shipped.assets() / ours[name]["file"], ours[name]["sha256"])
+    if "path" in kinds and (os.sep in name or path.suffix in _SUFFIXES or (name != "" and os.path.exists(path))):
         return Local(path)
-    names = [*(shipped if "shipped" in kinds else ()), *((*SOURCES, *_HUB_NAMES) if "public" in kinds else ())]
+    names = [*ours, *((*SOURCES, *_HUB_NAMES) if "public" in kinds else ())]
     what = "weights" if "shipped" in kinds else "public weights"
     raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(names)}")
 
@@ -170,41 +144,7 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
 def resolve(name: str, *kinds: str) -> Path:
     """The file of weights that a name stands for, downloaded if need be, and verified; a path is taken as it is.
 
-    Raises:
-        UsageError: as `find`. CheckpointError: a file of the package is missing or differs from the manifest.
-        UnavailableError: the file has to be downloaded and cannot be. DiskError: the cache cannot be written.
+    Raises as `find`; CheckpointError where a file of the package is missing or differs from the manifest;
+    UnavailableError and DiskError where one has to be downloaded and cannot be, or not be written.
     """
-    return find(name, *kinds).fetch()
-
-
-# --- what comes with the package ---------------------------------------------------------------------------------
-
-
-def assets() -> Path:
-    """The folder of what comes with the package."""
-    return Path(str(resources.files("ddim_core"))) / "assets"
-
-
-def manifest() -> dict:
-    """What comes with the package: name -> {"file", "sha256"} for weights, file name -> {"sha256"} for data."""
-    return json.loads((assets() / "manifest.json").read_text())
-
-
-def verified(name: str) -> Path:
-    """As `resolve`, of weights that come with the package only."""
-    return resolve(name, "shipped")
-
-
-def ship(file: str | Path, name: str) -> Path:
-    """Copy a file of weights into the package under a name, and enter its sha256 in the manifest; returns the copy.
-
-    For maintainers, in a checkout. Raises CheckpointError for a damaged file, DiskError.
-    """
-    file = Path(os.path.expanduser(file))
-    load_tensors(file)
-    content = file.read_bytes()
-    target = assets() / f"{name}.safetensors"
-    write_atomically(target, content)
-    entries = manifest() | {name: {"file": target.name, "sha256": hashlib.sha256(content).hexdigest()}}
-    write_atomically(assets() / "manifest.json", (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
-    return target
+    return find(name, *kinds).fetch()[0]

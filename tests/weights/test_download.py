@@ -134,23 +134,23 @@ def test_a_download_is_kept_and_verified_each_time(tmp_path, capfd, algorithm):
     digest = hashlib.new(algorithm, CONTENT).hexdigest()
     with served(CONTENT, "whole") as (url, given):
         wanted = Source(url, f"{algorithm}:{digest}")
-        path = wanted.fetch()
+        path = wanted.fetch()[0]
         assert path.read_bytes() == CONTENT
-        assert wanted.fetch() == path
+        assert wanted.fetch()[0] == path
         assert given == ["whole"], "the second came from the cache"
         path.write_bytes(CONTENT[:-1])
-        assert wanted.fetch().read_bytes() == CONTENT, "a damaged copy is fetched anew"
+        assert wanted.fetch()[0].read_bytes() == CONTENT, "a damaged copy is fetched anew"
         assert given == ["whole"] * 2
         path.write_bytes(CONTENT[:-1])
     with pytest.raises(UnavailableError):
-        wanted.fetch()
+        wanted.fetch()[0]
     assert cached(tmp_path) == [path]
     assert capfd.readouterr() == ("", ""), "no noise where there is no terminal"
 
 
 def test_a_download_is_tried_again(tmp_path):
     with served(CONTENT, "cut", 503, "whole") as (url, given):
-        path = Source(url, tagged(CONTENT)).fetch()
+        path = Source(url, tagged(CONTENT)).fetch()[0]
     assert path.read_bytes() == CONTENT
     assert given == ["cut", 503, "whole"]
     assert cached(tmp_path) == [path]
@@ -169,7 +169,7 @@ def test_a_download_is_tried_again(tmp_path):
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, reply, digest, times, reason):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with served(CONTENT, reply) as (url, given), pytest.raises(UnavailableError) as e:
-        Source(url, digest).fetch()
+        Source(url, digest).fetch()[0]
     message = str(e.value)
     assert message.startswith(f"weights cannot be downloaded from {url} (")
     assert reason in message
@@ -181,17 +181,17 @@ def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypa
 
 def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):
     with served(CONTENT, "whole") as (url, _):
-        path = Source(url, tagged(CONTENT)).fetch()
+        path = Source(url, tagged(CONTENT)).fetch()[0]
     with served(b"other", "whole") as (url, _), pytest.raises(UnavailableError):
-        Source(url, tagged(b"another")).fetch()
+        Source(url, tagged(b"another")).fetch()[0]
     assert cached(tmp_path) == [path]
-    assert Source(url, tagged(CONTENT)).fetch().read_bytes() == CONTENT
+    assert Source(url, tagged(CONTENT)).fetch()[0].read_bytes() == CONTENT
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "cache").write_text("not a folder")
     with served(CONTENT, "whole") as (url, _), pytest.raises(DiskError, match="set DDIM_CORE_CACHE") as e:
-        Source(url, tagged(CONTENT)).fetch()
+        Source(url, tagged(CONTENT)).fetch()[0]
     assert "\n" not in str(e.value)
 
 
@@ -283,6 +283,83 @@ def test_where_links_are_not_possible(at):
             path.unlink()
             path.write_bytes(content)
             assert resolve(HUB).read_bytes() == SMALL[TENSORS]
+
+
+def without_links(path):
+    """As a cache is where symbolic links are not possible, or where it was copied without them."""
+    content = path.read_bytes()
+    for blob in (path.parents[2] / "blobs").iterdir():
+        blob.unlink()
+    path.unlink()
+    path.write_bytes(content)
+    path.with_name("config.json").unlink()
+    path.with_name("config.json").write_bytes(SMALL["config.json"])
+
+
+@pytest.mark.parametrize("name", [HUB, f"{HUB}@{COMMIT}"])
+def test_where_links_are_not_possible_and_the_hub_does_not_answer(at, capsys, name):
+    with at({COMMIT: SMALL}):
+        path = resolve(name)
+        without_links(path)
+    assert resolve(name) == path
+    assert cli.main(["download", name]) == 0
+    stated = f"{path}: sha256:{sha256(SMALL[TENSORS])}, not compared: the hub is silent\n"
+    assert capsys.readouterr() == (stated, ""), "nothing is claimed that was not done"
+    with at({COMMIT: SMALL}):
+        assert cli.main(["download", name]) == 0
+    assert capsys.readouterr().out.endswith(", as the hub states it\n")
+
+
+def in_a_process(tmp_path, name, **environment):
+    """`ddim download NAME` where no package knows the SOCKS protocol: (code, stdout, stderr)."""
+    run = f"""
+import sys, time
+sys.modules |= {{"socks": None, "socksio": None}}
+time.sleep = lambda seconds: None
+from ddim_core.cli import main
+sys.exit(main(["download", {name!r}]))
+"""
+    env = {k: v for k, v in ENV.items() if not k.lower().endswith("_proxy")} | {"HF_HOME": str(tmp_path / "home")}
+    env |= {"DDIM_CORE_CACHE": str(tmp_path / "cache")} | environment
+    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", [HUB, "cifar10"])
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {"ALL_PROXY": "socks5://127.0.0.1:9"},
+            "install what the proxy needs (pip install pysocks socksio), or try again",
+        ),
+        ({"HTTPS_PROXY": "gopher://127.0.0.1:9"}, "by other means and name it"),
+        (
+            {"REQUESTS_CA_BUNDLE": "/nowhere", "SSL_CERT_FILE": "/nowhere", "HTTPS_PROXY": "http://127.0.0.1:9"},
+            "by other",
+        ),
+        ({"HF_ENDPOINT": "https://a b", "DDIM_CORE_CIFAR10_URL": "https://[1"}, "by other means and name it"),
+    ],
+    ids=["SOCKS", "unknown proxy", "no certificates", "no address"],
+)
+def test_whatever_a_client_raises_is_one_line(tmp_path, name, environment, said):
+    code, out, err = in_a_process(tmp_path, name, **environment)
+    assert (code, out, err.count("\n")) == (7, "", 1), err
+    assert err.startswith("ddim: weights cannot be downloaded from http")
+    assert said in err
+
+
+def test_what_a_killed_download_left_is_swept(tmp_path):
+    """But not what another process is writing."""
+    with served(CONTENT, "whole") as (url, _):
+        wanted = Source(url, tagged(CONTENT))
+        wanted.path.parent.mkdir(parents=True)
+        old, new = wanted.path.with_name("tmpold"), wanted.path.with_name("tmpnew")
+        for left in (old, new):
+            left.write_bytes(b"half")
+        os.utime(old, (time.time() - 3600,) * 2)
+        wanted.fetch()
+    assert sorted(cached(tmp_path)) == sorted([wanted.path, new])
 
 
 # --- faults ------------------------------------------------------------------------------------------------------

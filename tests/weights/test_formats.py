@@ -1,5 +1,6 @@
 """The public weights for CIFAR-10: both formats against diffusers, their download, and what is wrong with either."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from helpers import ENV, PYTHON, randn, randomised, relative, served, tiny_unet
 from peers import LARGER, SILENT, answer, format_b, made_by_diffusers, peer, to_format_b
 from PIL import Image
@@ -32,11 +33,12 @@ from ddim_core import (
     load_public,
     sample,
 )
+from ddim_core.adapt import config_of
 from ddim_core.errors import CheckpointError
 from ddim_core.oracle import GaussianDenoiser
 from ddim_core.plots import tile
 from ddim_core.weights import describe, load
-from ddim_core.weights.formats import CIFAR10, config_of
+from ddim_core.weights.formats import CIFAR10
 
 TOLERANCE = 1e-5
 # the structure of the public network, small: four levels, channels that double once, attention on the second level
@@ -185,6 +187,99 @@ def test_prefixes(small, tmp_path, prefix, names):
     save_file({(prefix if "conv_in" in k else "") + k: v for k, v in state.items()}, folder / TENSORS)
     with pytest.raises(CheckpointError, match=r"lacks 'conv_in.bias' \(2 such tensors\)"):
         load_public(folder, config=SMALL)
+
+
+def test_the_half_precision_variant(small, tmp_path):
+    other = peer(SMALL)
+    other.load_state_dict(to_format_b(small.state_dict(), 4))
+    other.half().save_pretrained(tmp_path / "b", variant="fp16")
+    assert sorted(os.listdir(tmp_path / "b")) == ["config.json", "diffusion_pytorch_model.fp16.safetensors"]
+    for path in (tmp_path / "b", tmp_path / "b" / "diffusion_pytorch_model.fp16.safetensors"):
+        state = load(str(path))[0].net.state_dict()
+        assert all(torch.equal(state[k], v.half().float()) for k, v in small.state_dict().items())
+
+
+# --- pipelines of diffusers --------------------------------------------------------------------------------------
+
+
+def pipeline(folder, small, **settings):
+    other = peer(SMALL)
+    other.load_state_dict(to_format_b(small.state_dict(), 4))
+    DDPMPipeline(other, DDPMScheduler(**settings)).save_pretrained(folder)
+    return folder
+
+
+def test_a_pipeline_of_diffusers(small, tmp_path):
+    folder = pipeline(tmp_path / "p", small)
+    assert {"model_index.json", "unet", "scheduler"} == set(os.listdir(folder))
+    for path in (folder, folder / "unet"):
+        model, schedule = load(str(path))
+        assert same(model, small)
+        assert torch.equal(schedule.alpha, Schedule.linear().alpha)
+    assert ddim("sample", "--weights", folder, "--n", "1", "--steps", "1", "--out", tmp_path / "x.png") == 0
+
+
+def test_the_schedule_of_a_pipeline_is_its_own(small, tmp_path):
+    settings = {"num_train_timesteps": 500, "beta_start": 0.001, "beta_end": 0.01}
+    _, schedule = load(str(pipeline(tmp_path / "p", small, **settings)))
+    assert schedule.T == 500
+    theirs = DDPMScheduler(**settings).alphas_cumprod.double()
+    torch.testing.assert_close(schedule.alpha[1:], theirs, rtol=1e-5, atol=0)
+    assert describe(str(tmp_path / "p"))["schedule"] == {"T": 500, "beta_1": 0.001, "beta_T": 0.01}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"prediction_type": "v_prediction"},
+        {"rescale_betas_zero_snr": True},
+        {"trained_betas": [0.1, 0.2]},
+    ],
+    ids=str,
+)
+def test_a_pipeline_with_another_schedule_is_refused(small, tmp_path, settings):
+    folder = pipeline(tmp_path / "p", small, **settings)
+    ((field, value),) = settings.items()
+    with pytest.raises(CheckpointError) as e:
+        load(str(folder))
+    assert str(e.value).startswith(
+        f"{folder}/scheduler/scheduler_config.json: '{field}' is {json.dumps(value)} instead"
+    )
+    assert "\n" not in str(e.value)
+
+
+# --- checkpoints of the DDIM authors' code -----------------------------------------------------------------------
+
+
+def authors(path, net, average=None):
+    """As their runner saves one: of a network in DataParallel, whose average has names without the prefix."""
+    parallel = torch.nn.DataParallel(copy.deepcopy(net))
+    optimiser = torch.optim.Adam(parallel.parameters(), lr=2e-4, amsgrad=False, eps=1e-8)
+    parallel(torch.zeros(1, 3, 16, 16), torch.tensor([1])).sum().backward()
+    optimiser.step()
+    parallel.module.load_state_dict(net.state_dict())
+    states = [parallel.state_dict(), optimiser.state_dict(), 7, 1000]
+    torch.save(states if average is None else [*states, dict(average.named_parameters())], path)
+    return path
+
+
+def test_the_average_of_a_checkpoint_is_taken_where_there_is_one(small, tmp_path):
+    last = randomised(UNet(SMALL), seed=9)
+    assert same(load_public(authors(tmp_path / "ckpt.pth", last, small), config=SMALL)[0], small)
+    assert same(load_public(authors(tmp_path / "ckpt_1000.pth", last), config=SMALL)[0], last)
+
+
+def test_it_is_said_which_network_was_taken(large, small, tmp_path, monkeypatch, capsys):
+    """By `info`, and when pictures are drawn. (The optimiser's state, large and of no part, is left out here.)"""
+    monkeypatch.chdir(tmp_path)
+    state = large[0].state_dict()
+    for name, rest, what in [("ema.pth", [state], "average"), ("raw.pth", [], "last step")]:
+        torch.save([{f"module.{k}": v for k, v in state.items()}, {}, 7, 1000, *rest], name)
+        note = f"a checkpoint of the DDIM authors' code, its {what} taken"
+        assert describe(name)["note"] == note
+    assert ddim("sample", "--weights", name, "--n", "1", "--steps", "1", "--out", "x.npy") == 0
+    assert capsys.readouterr() == (f"{name}: {note}\n", "")
 
 
 # --- the family: networks of other shapes ------------------------------------------------------------------------
@@ -368,6 +463,21 @@ def test_tensors_of_diffusers_need_their_settings(small, tmp_path, content, mess
         with pytest.raises(CheckpointError, match=rf"config\.json {message}") as e:
             load_public(path)
         assert "\n" not in str(e.value)
+
+
+# --- numbers that are none ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e39], ids=str)
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_weights_that_are_not_finite_are_refused(small, tmp_path, monkeypatch, value, suffix):
+    state = {k: v.double() for k, v in small.state_dict().items()}
+    state["mid.attn_1.q.bias"][3] = value
+    path = tmp_path / f"w.{suffix}"
+    torch.save(state, path) if suffix == "ckpt" else save_file(state, path)
+    with pytest.raises(CheckpointError) as e:
+        load_public(path, config=SMALL)
+    assert str(e.value) == f"{path}: 'mid.attn_1.q.bias' holds numbers that are not finite: use other weights"
 
 
 # --- files that are something else -------------------------------------------------------------------------------

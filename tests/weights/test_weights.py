@@ -1,6 +1,7 @@
 """Weights by name, and a run turned into a file of them."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,13 +10,13 @@ import torch
 from helpers import TINY_RUN, randn, tiny_images
 from safetensors.torch import load_file, save_file
 
-from ddim_core import UNet, UNetConfig, generate, load_public
+from ddim_core import UNet, UNetConfig, cli, generate, load_public, shipped
 from ddim_core.errors import CheckpointError, DiskError, UsageError
 from ddim_core.files import load_tensors, save_tensors, sha256_file
 from ddim_core.recipes import RECIPES
 from ddim_core.run import CHECKPOINT
 from ddim_core.train import Trainer, train
-from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, registry, ship, verified
+from ddim_core.weights import describe, export, load, load_pretrained, load_weights, manifest, ship, verified
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def package(tmp_path, monkeypatch, run):
     export(run[0] / CHECKPOINT, folder / "tiny.safetensors")
     entry = {"file": "tiny.safetensors", "sha256": sha256_file(folder / "tiny.safetensors")}
     (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}))
-    monkeypatch.setattr(registry, "assets", lambda: folder)
+    monkeypatch.setattr(shipped, "assets", lambda: folder)
     return folder
 
 
@@ -171,6 +172,50 @@ def test_a_checkpoint_is_no_file_of_weights(run):
         load_weights(run[0] / CHECKPOINT)
 
 
+@pytest.mark.parametrize("name", [CHECKPOINT, ""], ids=["its checkpoint", "its folder"])
+def test_a_run_given_as_weights_is_told_what_to_do(run, tmp_path, monkeypatch, name):
+    """And the command that is named does it."""
+    monkeypatch.chdir(tmp_path)
+    path = str(run[0] / name)
+    for function in (load, load_public):
+        with pytest.raises(CheckpointError, match="holds 'training', not 'weights': turn it into weights with") as e:
+            function(path)
+        assert "\n" not in str(e.value)
+    command = re.search("`ddim (.*)`", str(e.value))[1]
+    assert cli.main(command.replace("FILE", "w").split()) == 0
+    assert load("w.safetensors")[0].config == TINY_RUN.unet
+
+
+def test_the_folder_of_a_run_is_exported_as_its_checkpoint_is(run, tmp_path):
+    assert export(run[0], tmp_path / "a.safetensors") == export(run[0] / CHECKPOINT, tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1e5, "1e+05"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_what_is_not_finite_in_fp16_is_not_exported(run, tmp_path, value, shown):
+    tensors, description = load_tensors(run[0] / CHECKPOINT)
+    tensors["ema.conv_in.bias"][2] = value
+    save_tensors(tmp_path / CHECKPOINT, tensors, {k: v for k, v in description.items() if k != "content_sha256"})
+    with pytest.raises(CheckpointError, match=r"'conv_in\.bias' reaches ") as e:
+        export(tmp_path / CHECKPOINT, tmp_path / "w.safetensors")
+    assert f"reaches {shown}, and fp16" in str(e.value)
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_not_loaded(run, tmp_path):
+    path = tmp_path / "w.safetensors"
+    export(run[0] / CHECKPOINT, path)
+    tensors, description = load_tensors(path)
+    tensors["up.0.block.1.conv2.weight"][0, 0] = float("inf")
+    save_tensors(path, tensors, description)
+    for function in (load, load_weights, describe):
+        with pytest.raises(
+            CheckpointError, match=r"'up\.0\.block\.1\.conv2\.weight' holds numbers that are not finite"
+        ):
+            function(str(path))
+
+
 def damaged(tensors, description, name):
     if name == "missing":
         tensors.pop("conv_in.bias")
@@ -257,6 +302,9 @@ def test_the_home_directory(run, tmp_path, package, monkeypatch):
     export(f"~/run/{CHECKPOINT}", "~/new/w.safetensors")
     for function in (load, load_weights, describe):
         assert function("~/new/w.safetensors")
+    argv = ["--n", "1", "--steps", "1", "--out=~/out/x.png"]
+    assert cli.main(["sample", "--weights=~/new/w.safetensors", *argv]) == 0
+    assert (tmp_path / "home" / "out" / "x.png").is_file()
     assert ship("~/new/w.safetensors", "new").is_file()
     for function in (load, load_weights, describe, load_public):
         with pytest.raises(CheckpointError, match=f"^{tmp_path}/home/no.safetensors: no such file"):

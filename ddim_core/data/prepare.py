@@ -1,0 +1,111 @@
+"""Data sets fetched, made or checked, and described: what `ddim data` does."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import data
+from ..errors import DataError, UsageError
+from ..files import sha256_file
+from . import kanji, kuzushiji
+from .folder import class_of, find_pictures, shown, survey
+
+__all__ = ["prepare"]
+
+_CLASSES_NAMED = 20  # of a folder; of more, the number
+
+
+def prepare(
+    name: str,
+    folder: str | Path | None = None,
+    *,
+    fonts: str | Path | None = None,
+    archive: str | Path | None = None,
+    count: int | None = None,
+    say: Callable[[str], object] = print,
+) -> None:
+    """Fetch, make or check a data set, and say what it is; of a folder of pictures, what lies in it.
+
+    Args:
+        name: of a data set, or a folder, see `load_dataset`.
+        folder: where the data set is, or where it goes; left out, a cache in the home directory.
+        fonts: where brush-kanji finds its fonts. archive: kkanji.tar, if it is on this machine already.
+        count: pictures of another archive than the real Kuzushiji-Kanji.
+        say: is told each line.
+
+    Raises:
+        UsageError: an option of another data set. Else as `load_dataset`, `kanji.render_brush`, `kuzushiji.unpack`.
+    """
+    for option, value, of in (
+        ("fonts", fonts, "brush-kanji"),
+        ("archive", archive, "kuzushiji"),
+        ("count", count, "kuzushiji"),
+    ):
+        if value is not None and name != of:
+            raise UsageError(f"--{option} is for {of} only, not for {name!r}")
+    if data.is_folder(name):
+        if folder is not None:
+            raise UsageError(f"--data is for a data set known by name, not for the folder {shown(name)}: leave it out")
+        return _describe(name, say)
+    count = kuzushiji.COUNT if count is None else count
+    if name in ("brush-kanji", "kuzushiji"):
+        folder = data.CACHE / name if folder is None else Path(folder).expanduser()
+        there = (folder / kanji.FOLDER).exists()
+        if name == "brush-kanji" and not there:
+            _draw(folder, fonts, say)
+        if name == "kuzushiji" and (archive or not there):
+            _unpack(folder, archive, count, say)
+    for split in ("train", "test") if name == "mnist" else ("train",):
+        found = data.load_dataset(name, folder, split=split)
+        if name == "kuzushiji":
+            kuzushiji.check_count(folder / kanji.FOLDER, len(found), len(found.classes), count)
+        say(f"{name} {split}: {len(found)} images of {tuple(found.images.shape[1:])}, {len(found.classes)} classes")
+    if name in ("brush-kanji", "kuzushiji"):
+        say(f"in {folder / kanji.FOLDER}")
+    say(data.ATTRIBUTION[name])
+
+
+def _describe(name: str, say: Callable[[str], object]) -> None:
+    found = find_pictures(name)
+    sizes, grey = survey(found)
+    n = len(sizes)
+    low, high = ("{}x{}".format(*f(sizes, key=lambda size: size[0] * size[1])) for f in (min, max))
+    size = low if low == high else f"{low} to {high}"
+    say(f"{shown(name)}: {n} pictures of {size}, {n - grey} colour, {grey} grey")
+    counts = Counter(map(class_of, found.pictures))
+    if found.classes == (".",):
+        say("no subfolders with pictures, so one class")
+    else:
+        some = ", ".join(f"{shown(c)} {counts[c]}" for c in found.classes[:_CLASSES_NAMED])
+        say(f"{len(found.classes)} classes: {some}{', ...' if len(found.classes) > _CLASSES_NAMED else ''}")
+    if note := found.note():
+        say(note)
+
+
+def _draw(folder: Path, fonts: str | Path | None, say: Callable[[str], object]) -> None:
+    report = lambda font, kept, listed: say(f"{font}: {kept} of {listed} kanji")  # noqa: E731
+    n = kanji.render_brush(folder, fonts, report=report)
+    say(f"left out: {n['empty']} empty glyphs, {n['duplicates']} pictures that came before")
+
+
+def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[str], object]) -> None:
+    from tqdm import tqdm
+
+    archive = Path(given).expanduser() if given else folder / "kkanji.tar"
+    if not given and not archive.exists():
+        with tqdm(unit="B", unit_scale=True, disable=None, desc="kkanji.tar") as bar:  # on a terminal only
+
+            def report(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            kuzushiji.fetch(archive, report=report)
+    if not archive.is_file():
+        raise DataError(f"{archive}: no such file: name kkanji.tar with --archive")
+    digest, reported = sha256_file(archive), kuzushiji.REPORTED_SHA256
+    say(f"{archive}: sha256 {digest}")
+    same = "the sha256 that" if digest == reported else f"another sha256 than the {reported} that"
+    say(f"{same} a user of the archive reported; its makers publish none, so this decides nothing")
+    kuzushiji.unpack(archive, folder, count=count)
+    if not given:
+        archive.unlink()  # all of it is in the folder now

@@ -1,0 +1,141 @@
+"""Pictures drawn from weights and written as they come: a sheet (PNG), or an array (.npy) of any length."""
+
+import io
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .adapt import picture_shape
+from .device import choose_amp, choose_device, enough_memory
+from .errors import DiskError, NonFiniteError, UsageError
+from .files import write_atomically
+from .plots import png, tile
+from .weights.formats import build, read
+from .weights.registry import resolve
+
+__all__ = ["Drawing", "write"]
+
+_PAD, _SCALE = 2, 2  # of the pictures in a PNG
+
+
+class Drawing:
+    """n pictures of a seed, drawn a batch at a time.
+
+    Args:
+        weights: a name or path, see `weights.load`. n: how many pictures.
+        batch_size: pictures drawn at once. device, amp: by name, see `device`.
+        options: steps, seed, eta, order, spacing, clip, as in `generate`.
+
+    Attributes:
+        shape: `(C, H, W)` of one. amp: the arithmetic that was chosen.
+        note: what is to be said of the weights, or "".
+
+    Raises:
+        UsageError: numbers out of range, a device or arithmetic that is not to be had. Else as `weights.load`.
+    """
+
+    def __init__(
+        self, weights: str, n: int, *, batch_size: int = 64, device: str | None = None, amp: str = "fp32", **options
+    ):
+        if n < 1 or batch_size < 1:
+            raise UsageError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
+        if n > sys.maxsize:
+            raise UsageError(f"n must be at most {sys.maxsize}")
+        self.weights, self.n, self.batch_size, self.options = weights, n, batch_size, options
+        where = choose_device(device)
+        self.amp = choose_amp(where, amp)
+        path, tensors, description = read(resolve(weights))
+        self.model, self.schedule = build(path, tensors, description, where)
+        self.shape = picture_shape(self.model)
+        self.note = f"{path}: {description['note']}" if "note" in description else ""
+
+    def batches(self) -> Iterator[Tensor]:
+        """The pictures, `[B, C, H, W]` on the CPU, pixels in [-1, 1]; a bar shows where standard error is a terminal.
+
+        Raises:
+            NonFiniteError: a picture holds something else than numbers. UsageError: memory runs out. Else as `generate`.
+        """
+        from tqdm import tqdm
+
+        from .sample import generate
+
+        options = {**self.options, "amp": self.amp, "batch_size": self.batch_size}
+        calls = -(-self.n // self.batch_size) * self.options.get("steps", 50)
+        with tqdm(total=calls, unit="step", disable=None, dynamic_ncols=True) as bar:
+            for first in range(0, self.n, self.batch_size):
+                n = min(self.batch_size, self.n - first)
+                with enough_memory("draw fewer pictures at once with --batch-size"):
+                    images = generate(self.model, self.schedule, n, first=first, progress=bar.update, **options).cpu()
+                if not bool(images.isfinite().all()):
+                    raise self._not_finite()
+                yield images
+
+    def _not_finite(self) -> NonFiniteError:
+        name, tensor = max(self.model.state_dict().items(), key=lambda item: item[1].abs().max().item())
+        cause = f"{self.amp}; the largest number in the network is {tensor.abs().max().item():.3g}, in {name!r}"
+        remedy = "use other weights" if self.amp == "fp32" else "use --amp fp32, or other weights"
+        return NonFiniteError(f"the pictures of {self.weights} are not finite ({cause}): {remedy}")
+
+
+def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None:
+    """Draw into a file, which appears when all pictures are in it.
+
+    Args:
+        out: FILE.png, a sheet of all pictures; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], of which one batch at a
+            time is in memory. ~ is the home directory.
+        columns: pictures per row of the sheet; left out, as many as rows.
+
+    Raises:
+        UsageError: another kind of file, columns < 1, more pictures than a sheet holds. DiskError: it cannot be written.
+            Else as `Drawing.batches`.
+    """
+    out = check_out(out, columns)
+    with closing(drawing.batches()) as batches:
+        write_atomically(out, _png(drawing, batches, columns) if _is_png(out) else _npy(drawing, batches, out))
+
+
+def check_out(out: str | Path, columns: int | None = None) -> Path:
+    """The file to write to. Raises UsageError as `write`."""
+    out = Path(os.path.expanduser(out))
+    if not _is_png(out) and out.suffix.lower() != ".npy":
+        raise UsageError(f"--out must end in .png or .npy, got {out}")
+    if columns is not None and columns < 1:
+        raise UsageError(f"--columns must be at least 1, got {columns}")
+    return out
+
+
+def _is_png(out: Path) -> bool:
+    return out.suffix.lower() == ".png"
+
+
+def _png(drawing: Drawing, batches: Iterator[Tensor], columns: int | None) -> bytes:
+    """A sheet no larger than what Pillow opens without a warning."""
+    n, (_, height, width) = drawing.n, drawing.shape
+    most = Image.MAX_IMAGE_PIXELS // (_SCALE**2 * (height + _PAD) * (width + _PAD))
+    if n > most:
+        raise UsageError(f"{n} pictures are too many for one PNG: --n {most} at most, or --out FILE.npy")
+    with enough_memory("draw fewer with --n, or write --out FILE.npy"):
+        images = torch.cat(list(batches))
+        return png(tile(images, columns=columns or math.ceil(math.sqrt(n)), pad=_PAD, scale=_SCALE))
+
+
+def _npy(drawing: Drawing, batches: Iterator[Tensor], out: Path) -> Iterator[bytes]:
+    """The parts of a .npy file, its header first."""
+    shape = (drawing.n, *drawing.shape)
+    size, folder = 4 * math.prod(shape), next(p for p in out.absolute().parents if p.exists())
+    if size > (free := shutil.disk_usage(folder).free):
+        raise DiskError(f"cannot write {out} ({size / 1e9:.1f} GB, and {free / 1e9:.1f} are free): draw fewer with --n")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    first = next(batches)  # before a file is begun: an option that is out of range is found here
+    return chain([header.getvalue()], (batch.numpy().astype("<f4").tobytes() for batch in chain([first], batches)))

@@ -1,0 +1,118 @@
+"""A run as it is asked for: begun from a recipe, or taken up where it stopped, and followed until it ends."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from . import run
+from .data import DATASETS, is_folder, load_dataset, shown
+from .device import choose_amp, choose_device, first_alone, processes
+from .errors import UsageError
+from .recipes import RECIPES, TrainConfig, fit_pictures, recipe
+from .train import Trainer, train
+
+__all__ = ["launch"]
+
+
+def launch(
+    name: str,
+    out: Path,
+    changes: dict,
+    pictures: dict,
+    *,
+    resume: bool = False,
+    init: str | None = None,
+    device: str | None = None,
+    amp: str | None = None,
+    compile: bool = False,
+    bar: bool = True,
+    command: str,
+    say: Callable[[str], object] = print,
+) -> int:
+    """Train; returns the number of the signal that stopped it, or 0.
+
+    Args:
+        name: of the recipe. changes: settings of it that are to be others, see `TrainConfig`.
+        out: the run's folder, see `run`.
+        pictures: "data", "limit", "resolution", "grey", as in `load_dataset` (data is its root); None or False where
+            nothing was asked for, which a run that goes on fills in as it was begun.
+        resume: go on from the checkpoint in `out`. init: begin with these weights, see `run.start_from`.
+        device, amp: by name, see `device`. compile: see `Trainer`. bar: show progress.
+        command: what this was asked for by, for the provenance. say: is told each line of what happens.
+
+    Raises:
+        UsageError: settings that are no run, or a checkpoint in `out` of a run that is to begin. CheckpointError:
+            none, or one of another run, where it is to go on. Else as `load_dataset` and `train`.
+    """
+    bare = changes.get("dataset", "").rstrip(
+        os.sep
+    )  # a folder with or without the / that a shell puts there is the same
+    if bare and bare not in DATASETS:
+        changes = changes | {"dataset": bare}
+    config, notes = recipe(name, **changes), []
+    checkpoint = out / run.CHECKPOINT
+    if checkpoint.exists() and not resume:
+        raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
+    if resume:
+        config, pictures, amp, notes = _as_begun(checkpoint, name, changes, pictures, device, amp)
+    own = {"resolution": pictures["resolution"], "grey": pictures["grey"]}
+    if is_folder(config.dataset):
+        own["resolution"] = _resolution(config, name, own["resolution"])
+        config = fit_pictures(config, 1 if own["grey"] else 3, own["resolution"])  # before so many pictures are read
+    with processes():
+        with first_alone():
+            data = load_dataset(config.dataset, pictures["data"], limit=pictures["limit"], **own)
+        config = fit_pictures(config, *data.images.shape[1:3])
+        trainer = Trainer(config, data.images, device=device, amp=amp or "auto", compile=compile)
+        trainer.loaded = {"recipe": name, **pictures}
+        if resume:
+            run.load(trainer, checkpoint)
+        elif init:
+            run.start_from(trainer, init)
+        if trainer.steps_done >= trainer.total_steps:
+            say(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
+            return 0
+        if trainer.rank == 0:
+            run.write_start(trainer, out, command, data)
+            for note in [*notes, *(f"{shown(data.name)}: {note}" for note in data.notes)]:
+                say(note)
+        with run.Stop() as stop:
+            run.follow(trainer, train(trainer, out, stop=stop), out, bar=bar)
+        if stop.signal and trainer.rank == 0:
+            say(f"stopped at step {trainer.steps_done} of {trainer.total_steps}; go on with --resume")
+    return stop.signal
+
+
+def _resolution(config: TrainConfig, name: str, given: int | None) -> int:
+    """Of a folder's pictures. Raises UsageError where the recipe's network has more levels than it can be halved."""
+    if given is None:
+        return config.unet.resolution
+    if given < (least := 2 ** (len(config.unet.ch_mult) - 1) * config.unet.patch):
+        raise UsageError(f"--resolution must be at least {least} for the recipe {name}, got {given}")
+    return given
+
+
+def _as_begun(
+    checkpoint: Path, name: str, changes: dict, pictures: dict, device: str | None, amp: str | None
+) -> tuple[TrainConfig, dict, str | None, list[str]]:
+    """Settings, pictures and arithmetic of a run that goes on, its own but for what is asked for; and a line for each
+    thing that is another."""
+    config, description = run.begun(checkpoint)
+    loaded = description["loaded"]
+    if not loaded:  # by a program, or an older version: the network can only be the recipe's
+        config = replace(config, unet=RECIPES[name].unet)
+    elif loaded["recipe"] != name:
+        raise UsageError(f"{checkpoint} is of a run of the recipe {loaded['recipe']}, not of {name}")
+    pictures = {option: value or loaded.get(option) or value for option, value in pictures.items()}
+    on = choose_device(device)
+    if amp is None and on.type == description.get("device"):
+        amp = description["amp"]
+    new = {**changes, "amp": choose_amp(on, amp or "auto")}
+    old = {setting: getattr(config, setting) for setting in run.MAY_CHANGE} | {"amp": description["amp"]}
+    notes = [
+        f"{setting} {new[setting]} instead of {old[setting]}, as the run was before"
+        for setting in old
+        if new.get(setting, old[setting]) != old[setting]
+    ]
+    return replace(config, **changes), pictures, amp, notes
