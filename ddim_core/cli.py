@@ -433,7 +433,8 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from .data import ATTRIBUTION, CACHE, is_folder, kanji, kuzushiji, load_dataset
+    from .cache import cache
+    from .data import ATTRIBUTION, is_folder, kanji, kuzushiji, load_dataset
 
     name, folder = args.dataset, args.data
     count = kuzushiji.COUNT if args.count is None else args.count
@@ -443,19 +444,21 @@ def _data(args: argparse.Namespace) -> int:
     if is_folder(name):
         return _describe_folder(name, folder)
     if name in ("brush-kanji", "kuzushiji"):
-        folder = folder or CACHE / name
+        folder = folder or cache() / name
         if name == "brush-kanji" and not (folder / kanji.FOLDER).exists():
             _draw_brush_kanji(folder, args.fonts)
         if name == "kuzushiji" and (args.archive or not (folder / kanji.FOLDER).exists()):
             _unpack_kuzushiji(folder, args.archive, count)
+    notes = []
     for split in ("train", "test") if name == "mnist" else ("train",):
         data = load_dataset(name, folder, split=split)
+        notes += data.notes
         if name == "kuzushiji":
             kuzushiji.check_count(folder / kanji.FOLDER, len(data), len(data.classes), count)
         print(f"{name} {split}: {len(data)} images of {tuple(data.images.shape[1:])}, {len(data.classes)} classes")
     if name in ("brush-kanji", "kuzushiji"):
         print(f"in {folder / kanji.FOLDER}")
-    print(ATTRIBUTION[name])
+    print(*notes or [ATTRIBUTION[name]], sep="\n")
     return 0
 
 

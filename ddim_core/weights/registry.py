@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from .. import data
+from ..cache import cache
 from ..errors import CheckpointError, UsageError
 from ..files import load_tensors, sha256_file, write_atomically
 from ..unet import UNetConfig
@@ -77,7 +77,7 @@ class Source:
     @property
     def path(self) -> Path:
         """Its place in the cache, another one for another file."""
-        return data.CACHE / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
+        return cache() / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
 
     def fetch(self) -> Path:
         """The file, verified. Raises as `fetch_url`."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim_core import cli, data
+from ddim_core import cli
 from ddim_core.data import kuzushiji
 from ddim_core.data.kanji import FOLDER, read_folder
 from ddim_core.data.kuzushiji import check_count, fetch, unpack
@@ -374,7 +374,7 @@ def test_a_disk_that_takes_no_more(host, tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

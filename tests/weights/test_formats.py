@@ -25,7 +25,6 @@ from ddim_core import (
     UNet,
     UNetConfig,
     cli,
-    data,
     encode,
     generate,
     load_pretrained,
@@ -101,7 +100,7 @@ def full(large, tmp_path_factory):
     """`load_pretrained` with a file of the real names and shapes from a server."""
     content = large[1].read_bytes()
     with pytest.MonkeyPatch.context() as patch, served(content, "whole") as (url, _):
-        patch.setattr(data, "CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setenv("DDIM_CORE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("DDIM_CORE_CIFAR10_URL", url)
         patch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(content))
