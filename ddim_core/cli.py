@@ -193,6 +193,7 @@ def _train(args: argparse.Namespace) -> int:
     from . import run
     from .data import DATASETS, is_folder, load_dataset, shown
     from .device import first_alone, processes
+    from .lock import alone
     from .recipes import fit_pictures, recipe
     from .train import Trainer, train
 
@@ -217,7 +218,7 @@ def _train(args: argparse.Namespace) -> int:
     if is_folder(config.dataset):
         own["resolution"] = args.resolution if args.resolution is not None else config.unet.resolution
         config = fit_pictures(config, 1 if args.grey else 3, own["resolution"])  # before so many pictures are read
-    with processes():
+    with processes(), alone(args.out):
         with first_alone():
             data = load_dataset(config.dataset, args.data, limit=args.limit, **own)
         config = fit_pictures(config, *data.images.shape[1:3])

@@ -6,6 +6,7 @@ and stopped.
     samples_epoch_NNN.png     64 samples from the same noise
     config.json               the resolved configuration
     starts.jsonl              a line for each start of the run
+    .lock                     while a process trains there, see `lock`
 """
 
 import json
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .data import DATASETS, Dataset
+from .device import widest
 from .errors import CheckpointError, NonFiniteError, UsageError
 from .files import load_tensors, read_description, save_tensors, write_atomically
 from .recipes import TrainConfig
@@ -58,7 +60,7 @@ class Record:
 
     def __init__(self, device: torch.device):
         self.epochs: list[dict] = []
-        self.loss_sum = torch.zeros((), dtype=torch.float64 if device.type != "mps" else None, device=device)
+        self.loss_sum = torch.zeros((), dtype=widest(device), device=device)
         self.seconds = 0.0
 
     def add(self, trainer, loss: Tensor, seconds: float) -> dict | None:
@@ -271,8 +273,15 @@ def follow(trainer, steps: Iterator, out: Path, *, bar: bool = True) -> None:
 
 
 def write_start(trainer, out: Path, command: str, data: Dataset) -> None:
-    """Beside the checkpoint: the resolved configuration, and one line for every start of the run on `data`."""
+    """Beside the checkpoint: the resolved configuration, and one line for every start of the run on `data`.
+
+    Raises:
+        UsageError: a new run, and another one has left a checkpoint here meanwhile. DiskError.
+    """
     from . import __version__
+
+    if not trainer.saved and (out / CHECKPOINT).exists():
+        raise UsageError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another --out")
 
     for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
         stale.unlink()

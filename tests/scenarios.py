@@ -197,6 +197,45 @@ def stopped_commands(folder: Path) -> dict:
     }
 
 
+def two_runs(folder: Path) -> dict:
+    """A second run in the folder of one that is under way, new or resumed; and after that one was killed."""
+    out, later = folder / "run", folder / "later"
+    first = command(out, "--epochs", "500")
+    alive = wait_for(lambda: (out / ".lock").exists(), first)
+    codes = [ended(command(out, "--epochs", "500", "--seed", "7"))]
+    alive &= wait_for((out / CHECKPOINT).exists, first)
+    codes.append(ended(command(out, "--resume")))
+    alive &= os.waitid(os.P_PID, first, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    os.kill(first, signal.SIGKILL)
+    ended(first)
+    left = sorted(p.name for p in out.glob(".*") if not p.name.endswith(".tmp"))
+    epochs = str(len(lines(out / "metrics.jsonl")) + 1)
+    codes.append(ended(command(out, "--resume", "--epochs", epochs)))
+    # another run that came and went between this one's first look and its lock
+    late = command(later, "--epochs", "1", before=lambda: setattr(training.Trainer, "__init__", _slowly(later)))
+    codes.append(ended(late))
+    return {
+        "alive": alive,
+        "codes": codes,
+        "left": left,
+        "after": sorted(p.name for p in out.glob(".*")),
+        "starts": [json.loads(line)["from_step"] for line in lines(out / "starts.jsonl")],
+        "seed": load_tensors(out / CHECKPOINT)[1]["config"]["seed"],
+        "stderr": lines(folder / "run.stderr"),
+        "later": lines(folder / "later.stderr"),
+    }
+
+
+def _slowly(out: Path):
+    make = Trainer.__init__
+
+    def init(self, *args, **options):
+        make(self, *args, **options)
+        (out / CHECKPOINT).write_bytes(b"of another run")
+
+    return init
+
+
 def full_disk(folder: Path) -> dict:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

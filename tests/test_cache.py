@@ -82,6 +82,7 @@ for name in ("HOME", "USER", "LOGNAME", "DDIM_CORE_CACHE", "XDG_CACHE_HOME"):
 assert os.path.expanduser("~") == "~"
 import ddim_core
 from ddim_core import cli, data, oracle, plots, widgets, metrics, train
+from ddim_core.data import kuzushiji
 from ddim_core.errors import DataError, DiskError, UnavailableError, UsageError
 
 model, schedule = ddim_core.load_pretrained("mnist")
@@ -94,7 +95,7 @@ for call, kind in (
     (lambda: data.load_dataset("mnist", "~/here"), DataError),
     (lambda: data.load_dataset("~/here", resolution=4), DataError),
     (lambda: data.kanji.find_fonts("~/fonts"), UnavailableError),
-    (lambda: data.kuzushiji.unpack("~/kkanji.tar", "~"), DataError),
+    (lambda: kuzushiji.unpack("~/kkanji.tar", "~"), DataError),
 ):
     try:
         call()

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 from helpers import TINY_RUN
 
+from ddim_core import UNetConfig
 from ddim_core.errors import UsageError
 from ddim_core.recipes import RECIPES, recipe
 from ddim_core.weights import describe
@@ -61,6 +62,14 @@ def test_shipped_weights_are_of_their_recipe(name, but):
     assert {k for k in settings if settings[k] != trained[k]} == but
     assert settings.keys() == trained.keys()
     assert len(description["provenance"]["history"]) == trained["epochs"]
+
+
+def test_the_settings_of_the_large_network():
+    """Of which no weights are shipped: those of the authors for CIFAR-10, but for pictures of 28x28."""
+    c = RECIPES["mnist-large"]
+    assert (c.lr, c.warmup, c.batch_size, c.epochs, c.ema_decay, c.clip_norm) == (2e-4, 1000, 256, 30, 0.9995, 1.0)
+    assert (c.T, c.beta_1, c.beta_T, c.loss_weight, c.seed, c.dataset) == (1000, 1e-4, 0.02, "plain", 0, "mnist")
+    assert c.unet == UNetConfig(28, 1, 1, 128, (1, 2, 2), 2, (14,), 0.1, 32)
 
 
 def test_the_schedule_of_a_run():

@@ -148,6 +148,16 @@ def test_dropout_is_on_and_drawn_anew_each_step():
     assert not t.ema.training
 
 
+def test_each_process_draws_its_own_dropout():
+    """Else the shares of a batch would lose the same units, and a batch of two processes would have half the noise."""
+    t, masks = trainer(), []
+    for t.rank in (0, 1, 0):
+        with t._dropout_seed(3):
+            masks.append(torch.nn.functional.dropout(torch.ones(64)))
+    assert torch.equal(masks[0], masks[2])
+    assert not torch.equal(masks[0], masks[1])
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 10, 100])
 def test_the_learning_rate(warmup):
     t = trainer(replace(TINY_RUN, warmup=warmup, epochs=10, lr=1.0))
@@ -183,6 +193,23 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
 def test_fp16_needs_a_gpu():
     with pytest.raises(UsageError, match="fp16 needs a CUDA GPU"):
         trainer(amp="fp16")
+
+
+def test_gradients_are_clipped_as_they_are_and_not_as_fp16_scales_them():
+    """The scaler of fp16, which multiplies the loss by 1,024 here, on a CPU: it changes no step."""
+    config = replace(QUIET, clip_norm=0.5)
+    plain, scaled = trainer(config), trainer(config)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
+    clipped = 0
+    for _ in range(6):
+        plain.step(), scaled.step()
+        norms = [torch.stack([p.grad.norm() for p in t.model.parameters()]).norm().item() for t in (plain, scaled)]
+        assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+        assert max(norms) < 0.501
+        clipped += norms[0] > 0.49
+    assert clipped > 1, "or clipping was not tried"
+    for a, b in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_bf16_trains_nearly_as_fp32():

@@ -14,7 +14,7 @@ from safetensors.torch import load, save, save_file
 
 from ddim_core import UNet, UNetConfig
 from ddim_core.recipes import RECIPES
-from ddim_core.unet import AttentionBlock, timestep_embedding
+from ddim_core.unet import AttentionBlock, attention, timestep_embedding
 
 CIFAR = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
 MNIST = RECIPES["mnist"].unet
@@ -212,6 +212,18 @@ def test_attention_is_softmax_attention_in_the_layout_of_the_fused_kernel(monkey
         assert tensor.shape == (2, 1, 15, 16), "[B, heads, positions, channels]"
         assert tensor.is_contiguous()
     assert not seen[0][3], "the scale is the default, C ** -0.5"
+
+
+@pytest.mark.parametrize("channels", [1, 16, 100])
+def test_attention_in_training_is_that_of_sampling(channels):
+    """Two ways to compute it on a CPU, both with 1 / sqrt(C); the scores are wide enough for that to matter."""
+    q, k, v = (3 * randn(2, 1, 7, channels, seed=i) for i in range(3))
+    scores = torch.einsum("bhic,bhjc->bhij", q, k) / channels**0.5
+    expected = torch.einsum("bhij,bhjc->bhic", scores.exp() / scores.exp().sum(-1, keepdim=True), v)
+    in_training = attention(q.clone().requires_grad_(), k, v)
+    assert in_training.requires_grad
+    for found in (attention(q, k, v), in_training.detach()):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_attention_of_the_network_takes_that_layout(monkeypatch):

@@ -80,7 +80,7 @@ def read_mnist(folder: str | Path, split: str, *, download: bool) -> tuple[Tenso
 def _digest(path: Path) -> str | None:
     try:
         return sha256_file(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(
