@@ -28,6 +28,7 @@ __all__ = [
     "read_tensors",
     "save_tensors",
     "sha256_file",
+    "sweep",
     "temporary_name",
     "write_atomically",
 ]
@@ -77,11 +78,16 @@ def temporary_name(path: Path) -> Path:
 
     What killed processes left there is removed.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left in a folder under names that fit the pattern."""
+    for left in folder.glob(pattern):
         if _abandoned(left):
             with contextlib.suppress(OSError):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _abandoned(left: Path) -> bool:
@@ -93,7 +99,7 @@ def _abandoned(left: Path) -> bool:
         age = time.time() - left.stat().st_mtime
     except OSError:
         return False
-    number = left.name.split(".")[-2]
+    number = left.name.split(".")[-2] if left.name.endswith(".tmp") else ""
     if os.name != "posix" or not number.isdecimal() or not 0 < int(number) < 2**31:
         return age > 3600
     try:

@@ -261,7 +261,8 @@ def follow(trainer, steps: Iterator, out: Path, *, bar: bool = True) -> None:
                 progress.set_postfix_str(f"loss {step.loss.item():.4f}", refresh=False)
             if step.metrics and trainer.rank == 0:
                 if time.monotonic() - drawn > _SHEETS_APART or step.step == trainer.total_steps:
-                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, seed=0)
+                    at_once = min(64, trainer.batch_size)  # no more memory than training takes
+                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, batch_size=at_once)
                     write_atomically(out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
                     drawn = time.monotonic()
                 progress.write(

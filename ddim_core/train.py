@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
-from .device import autocast, choose_amp, choose_device
+from .device import autocast, choose_amp, choose_device, enough_memory
 from .errors import UsageError
 from .lock import alone
 from .recipes import TrainConfig
@@ -223,7 +223,7 @@ def train(
     process can train there.
 
     Raises:
-        UsageError: another process trains in `out`. NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.
+        UsageError: another process trains in `out`, or memory runs out. NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.
     """
     with alone(out) if out is not None else nullcontext():
         yield from _train(trainer, out, stop)
@@ -232,7 +232,8 @@ def train(
 def _train(trainer: Trainer, out: str | Path | None, stop: Callable[[], bool]) -> Iterator[TrainStep]:
     saved = time.monotonic()
     while trainer.steps_done < trainer.total_steps:
-        result = trainer.step()
+        with enough_memory("train with a smaller --batch-size, or smaller pictures (--resolution)"):
+            result = trainer.step()
         stopping = _agree(stop, trainer)
         age = time.monotonic() - saved
         at_end = result.metrics and (age > _SAVE_APART or trainer.steps_done == trainer.total_steps)

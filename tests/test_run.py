@@ -113,7 +113,8 @@ def test_sheets_are_drawn_from_the_average(tmp_path, monkeypatch, apart):
     )
     assert sheets == first
     expected = {
-        name: png(tile(generate(net, t.schedule, 64, steps=20))) for name, net in (("ema", t.ema), ("raw", t.model))
+        name: png(tile(generate(net, t.schedule, 64, steps=20, batch_size=8)))
+        for name, net in (("ema", t.ema), ("raw", t.model))
     }
     assert expected["ema"] != expected["raw"]
     assert (tmp_path / "samples_epoch_003.png").read_bytes() == expected["ema"]

@@ -187,6 +187,16 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
     assert len(list(train(t))) == 3
 
 
+def test_memory_that_does_not_suffice_is_one_line(tmp_path):
+    t = trainer()
+    t.batch = lambda step: torch.empty(10**15)  # torch's own words for it
+    with pytest.raises(
+        UsageError, match=r"^out of memory: train with a smaller --batch-size, or smaller pictures \(--reso"
+    ):
+        list(train(t, tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
 

@@ -268,6 +268,18 @@ def test_any_size_of_picture(size, channels):
     torch.testing.assert_close(together[1:], model(xt[1:], torch.tensor([1000])), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_picture_too_small_for_the_levels(patch):
+    config = UNetConfig(16, ch=8, ch_mult=(1, 1, 1), num_res_blocks=1, norm_groups=4, patch=patch)
+    model, least, t = tiny_unet(config=config), 4 * patch, torch.tensor([5])
+    assert model(randn(1, 1, least, least + patch), t).shape == (1, 1, least, least + patch)
+    for size in [(least - patch, 16), (16, least - patch)]:
+        with pytest.raises(
+            ValueError, match=rf"3 levels need pictures of {least} x {least} pixels or more, got \(1, 1"
+        ):
+            model(randn(1, 1, *size), t)
+
+
 @pytest.mark.parametrize("resolution", [1, 2, 3, 5, 8, 27, 33])
 def test_any_resolution_down_to_one_pixel_levels(resolution):
     levels = min(3, resolution.bit_length())

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..errors import DiskError, UnavailableError
-from ..files import sha256_file
+from ..files import sha256_file, sweep
 
 __all__ = ["cached_on_hub", "fetch_hub", "fetch_url", "hub_url"]
 
@@ -32,6 +32,7 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
     from tqdm import tqdm
 
     algorithm = digest.split(":")[0]
+    sweep(path.parent, "tmp????????")  # as pooch names what it has not finished
 
     def download(url: str, file: str, cache: pooch.Pooch) -> None:
         """To a temporary file of pooch's, which it moves to its place, or removes if this raises."""
