@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from . import __version__
-from .errors import DDIMError, DiskError, UsageError
+from .errors import DDIMError, DiskError, UsageError, printable
 
 __all__ = ["main"]
 
@@ -31,6 +31,7 @@ _PAD, _SCALE = 2, 2  # of the pictures in a PNG
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    printable()
     args = _parser().parse_args(argv)
     args.command_line = " ".join(["ddim", *(sys.argv[1:] if argv is None else argv)])
     try:

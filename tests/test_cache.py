@@ -108,7 +108,9 @@ print(cli.main(["data", "mnist"]))
 
 def test_nobody_s_home_is_needed(tmp_path):
     """A user without a home directory and without an entry in the list of users, as a container may have."""
-    done = subprocess.run([PYTHON, "-c", HOMELESS], env=ENV, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [PYTHON, "-c", HOMELESS], env=ENV, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     expected = ["(1, 1, 28, 28)", "0 True", "3 False", "DiskError", "DiskError", "DataError", "DataError"]
     assert done.stdout.splitlines() == [*expected, "UnavailableError", "DataError", "6"]

@@ -239,11 +239,11 @@ def test_a_file_in_parts_is_whole_or_as_it_was(tmp_path):
 
 
 def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").write_text("here already")
+    (tmp_path / "file").write_text("here already", encoding="utf-8")
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "deeper" / "x"):
         with pytest.raises(DiskError, match=r"cannot write .*: choose a folder that can be written"):
             write_atomically(path, b"content")
-    assert (tmp_path / "file").read_text() == "here already"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "here already"
     with pytest.raises(DiskError, match="cannot write"):
         write_atomically(tmp_path, b"a folder has this name")
     assert sorted(os.listdir(tmp_path)) == ["file"]
@@ -303,7 +303,7 @@ print(len(seen), interrupted)
 def test_a_disk_that_is_full_leaves_the_old_file(tmp_path):
     """A limit on the size of files stands for the disk: the write fails in the middle."""
     path = tmp_path / "x.safetensors"
-    done = subprocess.run([PYTHON, "-c", FULL, str(path)], env=ENV, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", FULL, str(path)], env=ENV, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"cannot write {path} (File too large)")
     assert done.stdout.strip().endswith("6")
@@ -337,7 +337,9 @@ else:
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path, kind):
     path = tmp_path / "x[1].npy"
-    with subprocess.Popen([PYTHON, "-c", WAITS, path, kind], env=ENV, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        [PYTHON, "-c", WAITS, path, kind], env=ENV, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as writer:
         assert writer.stdout.readline() == "begun\n"
         (left,) = tmp_path.iterdir()
         assert left.name == f".x[1].npy.{writer.pid}.tmp"
@@ -367,7 +369,9 @@ def test_names_without_a_process_are_left_for_an_hour(tmp_path):
 
 def test_killed_while_writing_again_and_again(tmp_path):
     """kill -9 at 40 random moments of a process that does nothing but save: the file loads, or is not there yet."""
-    done = subprocess.run([PYTHON, "-c", KILLED, str(tmp_path), "40"], env=ENV, capture_output=True, text=True)
+    done = subprocess.run(
+        [PYTHON, "-c", KILLED, str(tmp_path), "40"], env=ENV, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     seen, interrupted = map(int, done.stdout.split())
     assert seen >= 2, "files were written"

@@ -28,7 +28,9 @@ with alone(sys.argv[1]):
 def holder(tmp_path):
     """Another process that has a run in this folder: (folder, process)."""
     folder = tmp_path / "deep" / "run"
-    process = subprocess.Popen([PYTHON, "-c", HOLDER, folder], env=ENV, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [PYTHON, "-c", HOLDER, folder], env=ENV, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
     try:
         assert process.stdout.readline() == "held\n"
         yield folder, process

@@ -40,7 +40,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_at, amp):
     assert found == expected
     assert_same(second, straight)
     assert [m["loss"] for m in second.record.epochs] == [m["loss"] for m in straight.record.epochs]
-    assert len((tmp_path / METRICS).read_text().splitlines()) == 3
+    assert len((tmp_path / METRICS).read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_killed_again_and_again(tmp_path):
@@ -340,6 +340,6 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, value):
 
 
 def test_no_room_for_a_checkpoint(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DiskError, match=f"cannot write {tmp_path}/file/run/{CHECKPOINT}"):
         list(train(trainer(), tmp_path / "file" / "run"))

@@ -71,7 +71,7 @@ def test_steps_and_epochs(tmp_path):
     for e in range(3):
         mean = sum(losses(steps[5 * e : 5 * e + 5])) / 5
         assert steps[5 * e + 4].metrics["loss"] == pytest.approx(mean, abs=1e-6)
-    written = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    written = [json.loads(line) for line in (tmp_path / METRICS).read_text(encoding="utf-8").splitlines()]
     assert written == t.record.epochs == [s.metrics for s in steps if s.metrics]
     assert [m["epoch"] for m in written] == [1, 2, 3]
     assert written[0]["images_per_second"] > 0

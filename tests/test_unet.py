@@ -64,7 +64,7 @@ def test_the_older_names_of_attention(ours, tmp_path):
     assert "mid_block.attentions.0.query.weight" in old
     save_file({k: v.contiguous() for k, v in old.items()}, tmp_path / "diffusion_pytorch_model.safetensors")
     peer(MNIST).save_config(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["norm_eps"] == 1e-6
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["norm_eps"] == 1e-6
     other = type(peer(TINY)).from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     xt = pictures(MNIST)
     assert relative(answer(model, xt, 500), answer(other, xt, 500)) < TOLERANCE

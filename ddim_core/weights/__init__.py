@@ -95,7 +95,9 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
             "data_sha256": training["data_sha256"],
             "images": training["images"],
             "history": training["history"],
-            "starts": [json.loads(line) for line in starts.read_text().splitlines()] if starts.exists() else [],
+            "starts": [json.loads(line) for line in starts.read_text(encoding="utf-8").splitlines()]
+            if starts.exists()
+            else [],
             **({"origin": training["origin"]} if training.get("origin") else {}),
             "exported": time.strftime("%Y-%m-%d", time.gmtime()),
         },

@@ -219,7 +219,7 @@ def config_of(path: Path) -> UNetConfig:
         CheckpointError: no such file, or one that asks for what our network does not have.
     """
     try:
-        given = json.loads(path.read_text())
+        given = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         remedy = "weights with the names of diffusers need the config.json beside them"
         raise CheckpointError(f"{path} is missing or not readable: {remedy}") from error

@@ -187,7 +187,7 @@ def assets() -> Path:
 
 def manifest() -> dict:
     """What comes with the package: name -> {"file", "sha256"} for weights, file name -> {"sha256"} for data."""
-    return json.loads((assets() / "manifest.json").read_text())
+    return json.loads((assets() / "manifest.json").read_text(encoding="utf-8"))
 
 
 def verified(name: str) -> Path:

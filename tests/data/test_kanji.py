@@ -235,7 +235,7 @@ def test_a_font_that_cannot_be_used(fonts, tmp_path, damage):
     folder = copied(fonts, tmp_path / "fonts")
     path = folder / CURSIVE
     if damage == "text":
-        path.write_text("no font\n" * 500)
+        path.write_text("no font\n" * 500, encoding="utf-8")
     elif callable(damage):
         with TTFont(io.BytesIO(path.read_bytes())) as font:
             damage(font)

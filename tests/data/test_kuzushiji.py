@@ -451,7 +451,7 @@ def test_a_download_that_is_not_possible(offline, cache, tmp_path, capsys, monke
 def test_a_fault_is_one_line_and_a_code(cache, tmp_path, monkeypatch, capsys, message, argv):
     monkeypatch.chdir(tmp_path)
     archive(tmp_path / "evil.tar", [member("../evil.png", content=png(0))])
-    (tmp_path / "text.tar").write_text("no archive\n" * 99)
+    (tmp_path / "text.tar").write_text("no archive\n" * 99, encoding="utf-8")
     before = tree(tmp_path)
     assert ddim("data", "kuzushiji", *argv) == 3
     err = capsys.readouterr().err

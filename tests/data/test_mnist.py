@@ -196,7 +196,7 @@ def test_no_folder_at_all(tmp_path):
     with pytest.raises(DataError, match=r"no readable MNIST under .*nowhere/MNIST/raw"):
         load_dataset("mnist", tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(DataError, match="no readable MNIST under"):
         load_dataset("mnist", tmp_path / "file")
 

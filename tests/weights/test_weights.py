@@ -24,7 +24,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     trainer = Trainer(replace(TINY_RUN, ema_decay=0.5), tiny_images(), device="cpu", amp="fp32")
     list(train(trainer, out))
-    (out / "starts.jsonl").write_text('{"command": "ddim train tiny", "from_step": 0}\n')
+    (out / "starts.jsonl").write_text('{"command": "ddim train tiny", "from_step": 0}\n', encoding="utf-8")
     return out, trainer
 
 
@@ -35,7 +35,7 @@ def package(tmp_path, monkeypatch, run):
     folder.mkdir()
     export(run[0] / CHECKPOINT, folder / "tiny.safetensors")
     entry = {"file": "tiny.safetensors", "sha256": sha256_file(folder / "tiny.safetensors")}
-    (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}))
+    (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}), encoding="utf-8")
     monkeypatch.setattr(registry, "assets", lambda: folder)
     return folder
 
@@ -161,7 +161,7 @@ def test_export_of_what_is_no_checkpoint(run, tmp_path):
 
 
 def test_export_to_where_nothing_can_be_written(run, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DiskError, match="cannot write"):
         export(run[0] / CHECKPOINT, tmp_path / "file" / "w.safetensors")
 
