@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,7 +200,8 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
 def read_png(content: bytes, name: str) -> np.ndarray:
     """The pixels of a picture, uint8 `[64, 64]`. Raises DataError, which names it: not a 64x64 grey PNG, or damaged."""
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        # Pillow's warnings are of large pictures, which are refused below
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.mode == "L" and image.size == (SIZE, SIZE):
                 return np.asarray(image)
             problem = f"{image.size[0]}x{image.size[1]} of mode {image.mode}, not {SIZE}x{SIZE} grey (L)"

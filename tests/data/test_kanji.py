@@ -373,6 +373,13 @@ def test_a_picture_that_is_none(tmp_path, content, problem):
     assert "\n" not in str(e.value)
 
 
+def test_of_a_large_picture_nothing_else_is_said(tmp_path, monkeypatch):
+    """Pillow warns of pictures above half of what it refuses; pytest would make an error of that."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 65 * 64 - 1)
+    with pytest.raises(DataError, match="65x64 of mode L, not 64x64 grey"):
+        read_png(encoded(picture(1, (65, 64))), "x")
+
+
 def test_damage_anywhere_in_a_picture_is_an_error_of_ours_or_none():
     np.testing.assert_array_equal(read_png(WHOLE, "x"), picture(1))
     refused = 0
