@@ -32,7 +32,7 @@ def end_children(pid: int | str) -> None:
     """Kill the processes that this one has started, and theirs (Linux): a compiler's would hold up the exit."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
-            for child in children.read_text().split():
+            for child in children.read_text(encoding="utf-8").split():
                 end_children(child)
                 with suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)

@@ -70,7 +70,7 @@ def section(path: Path) -> str:
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD, *(section(path) for path in sorted(RESULTS.glob("*.json")))])
+    return "\n".join([HEAD, *(section(path) for path in sorted(RESULTS.glob("[!.]*.json")))])
 
 
 if __name__ == "__main__":

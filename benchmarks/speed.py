@@ -212,7 +212,7 @@ class Bench:
         if self.args.out:
             self.report |= {"seconds": self.args.budget - self.left(), "rows": [*map(self.summary, self.rows.values())]}
             part = self.args.out.with_suffix(".part")
-            part.write_text(json.dumps(self.report, indent=1) + "\n")
+            part.write_text(json.dumps(self.report, indent=1) + "\n", encoding="utf-8")
             part.replace(self.args.out)
 
     def finish(self, ended: str) -> None:
@@ -233,7 +233,7 @@ def flops(stage: Stage) -> int:
 
 def machine(device: torch.device) -> dict:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "device": str(device),

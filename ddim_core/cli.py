@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import DDIMError, UsageError
+from .errors import DDIMError, UsageError, printable
 from .signals import ended_in_order
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ __all__ = ["main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    printable()
     args = _parser().parse_args(argv)
     args.command_line = " ".join(["ddim", *(sys.argv[1:] if argv is None else argv)])
     try:

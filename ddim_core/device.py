@@ -10,7 +10,16 @@ import torch.distributed as dist
 
 from .errors import UsageError
 
-__all__ = ["autocast", "choose_amp", "choose_device", "enough_memory", "first_alone", "processes"]
+__all__ = [
+    "autocast",
+    "choose_amp",
+    "choose_device",
+    "enough_memory",
+    "first_alone",
+    "in_float64",
+    "processes",
+    "widest",
+]
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FAST_BF16 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for these
@@ -60,6 +69,19 @@ def autocast(device: torch.device, amp: str) -> AbstractContextManager:
     """What a network runs inside of, to compute in `amp`: "fp32" (as its parameters are), "bf16" or "fp16"."""
     dtype = _AUTOCAST[amp]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The floats of most digits that a device has: float64; float32 on Apple's GPUs."""
+    try:
+        return torch.empty((), dtype=torch.float64, device=device).dtype
+    except (TypeError, RuntimeError):  # devices say it in different words
+        return torch.float32
+
+
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """A tensor in float64: on its device, or on the CPU where its device has no such numbers."""
+    return x.double() if widest(x.device) == torch.float64 else x.cpu().double()
 
 
 @contextmanager

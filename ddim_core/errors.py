@@ -3,7 +3,25 @@
 Each class carries the exit code with which the command line ends.
 """
 
-__all__ = ["CheckpointError", "DDIMError", "DataError", "DiskError", "NonFiniteError", "UnavailableError", "UsageError"]
+import sys
+
+__all__ = [
+    "CheckpointError",
+    "DDIMError",
+    "DataError",
+    "DiskError",
+    "NonFiniteError",
+    "UnavailableError",
+    "UsageError",
+    "printable",
+]
+
+
+def printable() -> None:
+    """Let no message fail for the terminal's sake: what its encoding lacks is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what stands in for a terminal may be no file of text
+            stream.reconfigure(errors="backslashreplace")
 
 
 class DDIMError(Exception):

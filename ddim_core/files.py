@@ -6,10 +6,12 @@ carries a sha256 over all tensors and itself, checked at every load.
 """
 
 import contextlib
-import errno
+import glob
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import CheckpointError, DiskError
+from .cache import cannot_write
+from .errors import CheckpointError
 
 __all__ = [
     "load_tensors",
@@ -25,6 +28,8 @@ __all__ = [
     "read_tensors",
     "save_tensors",
     "sha256_file",
+    "sweep",
+    "temporary_name",
     "write_atomically",
 ]
 
@@ -42,7 +47,7 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
         DiskError: the folder cannot be written, or the disk is full. `path` is then as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as f:
@@ -54,8 +59,7 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        remedy = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
-        raise DiskError(f"cannot write {path} ({error.strerror or error}): {remedy}") from error
+        raise cannot_write(path, error) from error
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -67,6 +71,44 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file or folder is written before it takes the name `path`: hidden beside it, with this process's number.
+
+    What killed processes left there is removed.
+    """
+    sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left in a folder under names that fit the pattern."""
+    for left in folder.glob(pattern):
+        if _abandoned(left):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _abandoned(left: Path) -> bool:
+    """Whether nobody writes here any more: no process of this number, and no change for a minute; or none for an hour.
+
+    (The folder may be shared with other machines, whose processes have numbers of their own.)
+    """
+    try:
+        age = time.time() - left.stat().st_mtime
+    except OSError:
+        return False
+    number = left.name.split(".")[-2] if left.name.endswith(".tmp") else ""
+    if os.name != "posix" or not number.isdecimal() or not 0 < int(number) < 2**31:
+        return age > 3600
+    try:
+        os.kill(int(number), 0)  # asks only; on Windows it would end the process
+    except ProcessLookupError:
+        return age > 60
+    except OSError:
+        pass
+    return int(number) == os.getpid() or age > 3600
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict) -> None:

@@ -9,6 +9,7 @@ from . import run
 from .data import DATASETS, is_folder, load_dataset, shown
 from .device import choose_amp, choose_device, first_alone, processes
 from .errors import UsageError
+from .lock import alone
 from .recipes import RECIPES, TrainConfig, fit_pictures, recipe
 from .train import Trainer, train
 
@@ -60,7 +61,7 @@ def launch(
     if is_folder(config.dataset):
         own["resolution"] = _resolution(config, name, own["resolution"])
         config = fit_pictures(config, 1 if own["grey"] else 3, own["resolution"])  # before so many pictures are read
-    with processes():
+    with processes(), alone(out):
         with first_alone():
             data = load_dataset(config.dataset, pictures["data"], limit=pictures["limit"], **own)
         config = fit_pictures(config, *data.images.shape[1:3])

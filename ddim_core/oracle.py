@@ -11,6 +11,7 @@ Both are denoisers: `oracle(x_t, t) -> eps`, t in 1..T.
 import torch
 from torch import Tensor
 
+from .device import in_float64
 from .schedule import Schedule, predict_eps
 
 __all__ = ["DatasetDenoiser", "GaussianDenoiser"]
@@ -52,7 +53,8 @@ class DatasetDenoiser:
         E[x_0 | x_t] = sum_i w_i(x_t) y_i
 
     The distances are near 1e7 for small t while differences of 1 decide: they are computed in float64, whatever the
-    dtype of x_t. Eight bytes a pixel: 10,000 digits take 63 MB, and 10,000 weights a picture.
+    dtype of x_t, on the CPU where a device has no such numbers. Eight bytes a pixel: 10,000 digits take 63 MB, and
+    10,000 weights a picture.
 
     Args:
         images: `[N, ...]`, pixels in [-1, 1].
@@ -68,22 +70,26 @@ class DatasetDenoiser:
             raise ValueError("images must be floats in [-1, 1]: use data.to_model on uint8 pixels")
         self.shape = images.shape[1:]
         self.schedule = schedule
-        self.y = images.flatten(1).double()
+        self.y = in_float64(images.flatten(1))
         self.y_squared = self.y.square().sum(1)
 
     def weights(self, xt: Tensor, t: int | Tensor) -> Tensor:
-        """w_i(x_t): float64 `[B, N]`, rows sum to 1."""
+        """w_i(x_t): float64 `[B, N]`, rows sum to 1; where the pictures are kept."""
         if xt.shape[1:] != self.shape:
             raise ValueError(f"xt must be [B, {', '.join(map(str, self.shape))}], got {tuple(xt.shape)}")
-        x = xt.flatten(1).double()
+        x = xt.flatten(1).to(self.y.device).double()
         signal, noise = self.schedule.scales(t, x)
         # ||x||^2 is the same for all i, and the softmax does not see it
         return ((signal * (x @ self.y.T) - signal**2 * self.y_squared / 2) / noise**2).softmax(1)
 
     def x0(self, xt: Tensor, t: int | Tensor) -> Tensor:
         """E[x_0 | x_t], `[B, ...]` in the dtype of xt."""
-        return (self.weights(xt, t) @ self.y).view(xt.shape).to(xt.dtype)
+        return self._mean(xt, t).to(xt.dtype).to(xt.device)
 
     def __call__(self, xt: Tensor, t: int | Tensor) -> Tensor:
-        x0 = (self.weights(xt, t) @ self.y).view(xt.shape)
-        return predict_eps(xt.double(), t, x0, self.schedule).to(xt.dtype)
+        x0 = self._mean(xt, t)
+        return predict_eps(xt.to(x0.device).double(), t, x0, self.schedule).to(xt.dtype).to(xt.device)
+
+    def _mean(self, xt: Tensor, t: int | Tensor) -> Tensor:
+        """E[x_0 | x_t] in float64, where the pictures are kept."""
+        return (self.weights(xt, t) @ self.y).view(xt.shape)

@@ -11,6 +11,17 @@ from .weighting import LOSS_WEIGHTS
 __all__ = ["RECIPES", "TrainConfig", "fit_pictures", "recipe"]
 
 
+# what no run needs more of, and what a machine can still count, store and print
+_RANGES = {
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "warmup": (0, 10**9),
+    "T": (1, 10**6),
+    "seed": (0, 2**63 - 1),
+}
+_LARGEST = 3e38
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that fixes a training run except the machine.
@@ -47,12 +58,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name, lowest in [("epochs", 1), ("batch_size", 1), ("warmup", 0), ("T", 1), ("seed", 0)]:
+        for name, (lowest, highest) in _RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < lowest:
                 raise UsageError(f"{name} must be an integer of at least {lowest}, got {value!r}")
+            if value > highest:
+                raise UsageError(f"{name} must be at most {highest}, got {_short(value)}")
         if not 0 < self.lr < math.inf:
             raise UsageError(f"lr must be positive, got {self.lr}")
+        if self.lr > _LARGEST:
+            raise UsageError(f"lr must be at most {_LARGEST:.0e}, the largest number in float32, got {self.lr}")
         if self.loss_weight not in LOSS_WEIGHTS:
             raise UsageError(f"loss_weight must be one of {', '.join(LOSS_WEIGHTS)}, got {self.loss_weight!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -91,6 +106,10 @@ RECIPES: dict[str, TrainConfig] = {
         batch_size=16,
     ),
 }
+
+
+def _short(value: int) -> str:
+    return str(value) if value < 10**20 else "a number of more than 20 digits"
 
 
 def recipe(name: str, **changes) -> TrainConfig:

@@ -22,7 +22,7 @@ _FOLDER = assets() / "results"
 
 def results() -> list[str]:
     """Names of the results that come with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.npz"))
+    return sorted(path.stem for path in _FOLDER.glob("[!.]*.npz"))
 
 
 def save_result(name: str, arrays: dict[str, np.ndarray], *, command: str, weights: str | None, **provenance) -> Path:

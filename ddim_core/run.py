@@ -6,6 +6,7 @@ and stopped.
     samples_epoch_NNN.png     64 samples from the same noise
     config.json               the resolved configuration
     starts.jsonl              a line for each start of the run
+    .lock                     while a process trains there, see `lock`
 """
 
 import json
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .data import DATASETS, Dataset
+from .device import widest
 from .errors import CheckpointError, NonFiniteError, UsageError
 from .files import load_tensors, read_description, save_tensors, write_atomically
 from .recipes import TrainConfig
@@ -58,7 +60,7 @@ class Record:
 
     def __init__(self, device: torch.device):
         self.epochs: list[dict] = []
-        self.loss_sum = torch.zeros((), dtype=torch.float64 if device.type != "mps" else None, device=device)
+        self.loss_sum = torch.zeros((), dtype=widest(device), device=device)
         self.seconds = 0.0
 
     def add(self, trainer, loss: Tensor, seconds: float) -> dict | None:
@@ -259,7 +261,8 @@ def follow(trainer, steps: Iterator, out: Path, *, bar: bool = True) -> None:
                 progress.set_postfix_str(f"loss {step.loss.item():.4f}", refresh=False)
             if step.metrics and trainer.rank == 0:
                 if time.monotonic() - drawn > _SHEETS_APART or step.step == trainer.total_steps:
-                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, seed=0)
+                    at_once = min(64, trainer.batch_size)  # no more memory than training takes
+                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, batch_size=at_once)
                     write_atomically(out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
                     drawn = time.monotonic()
                 progress.write(
@@ -271,8 +274,15 @@ def follow(trainer, steps: Iterator, out: Path, *, bar: bool = True) -> None:
 
 
 def write_start(trainer, out: Path, command: str, data: Dataset) -> None:
-    """Beside the checkpoint: the resolved configuration, and one line for every start of the run on `data`."""
+    """Beside the checkpoint: the resolved configuration, and one line for every start of the run on `data`.
+
+    Raises:
+        UsageError: a new run, and another one has left a checkpoint here meanwhile. DiskError.
+    """
     from . import __version__
+
+    if not trainer.saved and (out / CHECKPOINT).exists():
+        raise UsageError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another --out")
 
     for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
         stale.unlink()
@@ -308,7 +318,9 @@ def _commit() -> str | None:
 
     def git(*args: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *args], cwd=here, capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # installed inside another project, it is not tracked

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapt import Denoiser, as_denoiser, first_parameter, picture_shape
-from .device import autocast, choose_amp
+from .device import autocast, choose_amp, in_float64
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
 from .seeds import image_generators, image_noise
 
@@ -328,7 +328,7 @@ def slerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
         ValueError: shapes that differ, a vector of zeros, or vectors that point in opposite ways.
     """
     w = _weights(a, b, weights)
-    x, y = a.flatten().double(), b.flatten().double()
+    x, y = in_float64(a.flatten()), in_float64(b.flatten())
     if x.norm() == 0 or y.norm() == 0:
         raise ValueError("slerp needs two vectors with a direction: one of them is zero")
     theta = torch.arccos((x @ y / (x.norm() * y.norm())).clamp(-1, 1)).item()

@@ -14,7 +14,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
-from .device import autocast, choose_amp, choose_device
+from .device import autocast, choose_amp, choose_device, enough_memory
 from .errors import UsageError
+from .lock import alone
 from .recipes import TrainConfig
 from .run import CHECKPOINT, Record, save, write_metrics
 from .schedule import add_noise
@@ -217,15 +218,22 @@ def train(
     """Run to the end of the last epoch, yielding after each step.
 
     With `out`, the first process writes `last.safetensors` and `metrics.jsonl` there at the end of each epoch (of short
-    ones not more than every 10 seconds), within a long epoch every 15 minutes, and when `stop()` turns true (looked at after each step; after every 4th with several
-    processes, which agree on it), and the loop ends.
+    ones not more than every 10 seconds), within a long epoch every 15 minutes, and when `stop()` turns true (looked at
+    after each step; after every 4th with several processes, which agree on it), and the loop ends. Meanwhile no other
+    process can train there.
 
     Raises:
-        NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.
+        UsageError: another process trains in `out`, or memory runs out. NonFiniteError: the loss is no longer finite. DiskError: `out` cannot be written.
     """
+    with alone(out) if out is not None else nullcontext():
+        yield from _train(trainer, out, stop)
+
+
+def _train(trainer: Trainer, out: str | Path | None, stop: Callable[[], bool]) -> Iterator[TrainStep]:
     saved = time.monotonic()
     while trainer.steps_done < trainer.total_steps:
-        result = trainer.step()
+        with enough_memory("train with a smaller --batch-size, or smaller pictures (--resolution)"):
+            result = trainer.step()
         stopping = _agree(stop, trainer)
         age = time.monotonic() - saved
         at_end = result.metrics and (age > _SAVE_APART or trainer.steps_done == trainer.total_steps)

@@ -188,8 +188,8 @@ class UNet(nn.Module):
     """Predict the noise in x_t.
 
     Call as `model(xt, t)` with xt `[B, in_channels, H, W]` and t int64 `[B]`; returns `[B, out_channels, H, W]`.
-    H and W need not be `config.resolution`, only multiples of `config.patch`: levels keep their attention whatever size
-    comes in.
+    H and W need not be `config.resolution`, only multiples of `config.patch`, and large enough to be halved from level to
+    level: levels keep their attention whatever size comes in.
 
     Raises:
         ValueError: xt or t of the wrong shape. TypeError: t is not of an integer type.
@@ -284,6 +284,11 @@ class UNet(nn.Module):
         if xt.shape[2] % self.config.patch or xt.shape[3] % self.config.patch:
             raise ValueError(
                 f"height and width must be multiples of patch = {self.config.patch}, got {tuple(xt.shape)}"
+            )
+        levels, least = len(self.config.ch_mult), self.config.patch * 2 ** (len(self.config.ch_mult) - 1)
+        if min(xt.shape[2:]) < least:
+            raise ValueError(
+                f"{levels} levels need pictures of {least} x {least} pixels or more, got {tuple(xt.shape)}"
             )
         if t.ndim != 1 or t.shape[0] != xt.shape[0]:
             raise ValueError(f"t must be [{xt.shape[0]}], one time a picture, got {tuple(t.shape)}")

@@ -76,9 +76,10 @@ def slider(
             where the page is.
 
     Raises:
-        ValueError: lengths that differ, fewer than two pictures, a start outside them.
+        ValueError: lengths that differ, fewer than two pictures, a start outside them. TypeError: texts that are none.
     """
     _check(frames, labels, alts, start)
+    _check_texts({"name": [name], "labels": labels, "alts": alts})
     return PictureSlider(
         names=[name],
         labels=[list(labels)],
@@ -100,13 +101,14 @@ def two_sliders(
 ) -> PictureSlider:
     """Two sliders over a table of pictures: `frames[i][j]` shows where the first is at i and the second at j.
 
-    Arguments as in `slider`, for both; later they stand at `index` and `second_index`. Raises ValueError as there.
+    Arguments as in `slider`, for both; later they stand at `index` and `second_index`. Raises as there.
     """
     if len(frames) != len(labels[0]) or len(alts) != len(frames):
         raise ValueError(f"{len(frames)} rows of pictures for {len(labels[0])} labels and {len(alts)} rows of alts")
     _check_start(start[0], len(frames))
     for row, row_alts in zip(frames, alts, strict=True):
         _check(row, labels[1], row_alts, start[1])
+    _check_texts({"names": names, "labels": [*labels[0], *labels[1]], "alts": [alt for row in alts for alt in row]})
     return PictureSlider(
         names=list(names),
         labels=[list(some) for some in labels],
@@ -132,6 +134,13 @@ def _check(frames: Sequence, labels: Sequence, alts: Sequence, start: int) -> No
             f"a slider needs two pictures or more, each with a label and an alt: got {len(frames)}, {len(labels)}, {len(alts)}"
         )
     _check_start(start, len(frames))
+
+
+def _check_texts(texts: dict[str, Sequence]) -> None:
+    for what, some in texts.items():
+        for text in some:
+            if not isinstance(text, str):
+                raise TypeError(f"{what} must be strings, got {text!r} ({type(text).__name__}): write str(...)")
 
 
 def _check_start(start: int, count: int) -> None:

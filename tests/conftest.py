@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from ddim_core import Schedule, data
+from ddim_core import Schedule
 
 settings.register_profile("ddim", deadline=None, max_examples=30, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("ddim")
@@ -61,6 +61,6 @@ def offline(monkeypatch, tmp_path):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(urllib.request, "_opener", None)  # made once, with the proxies of that moment
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path / "cache"))
     yield
     urllib.request._opener = None

@@ -71,7 +71,7 @@ def tiny_images(n: int = 43, seed: int = 0) -> Tensor:
 def scenario(name: str, folder: Path) -> dict:
     """What a function of scenarios.py reports of its processes."""
     script = Path(__file__).with_name("scenarios.py")
-    done = subprocess.run([PYTHON, script, name, folder], env=ENV, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, script, name, folder], env=ENV, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

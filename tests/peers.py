@@ -135,7 +135,7 @@ def made_by_diffusers(settings: dict, folder: Path) -> UNet2DModel:
     """Their network, with random weights, and its folder with just these settings in config.json."""
     other = UNet2DModel(**{k: v for k, v in settings.items() if not k.startswith("_")}).eval()
     randomised(other, seed=6).save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     return other
 
 

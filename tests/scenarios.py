@@ -55,7 +55,7 @@ def ended(pid: int) -> int:
 
 
 def lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def wait_for(condition, pid: int) -> bool:
@@ -70,7 +70,7 @@ def wait_for(condition, pid: int) -> bool:
 def follow(trainer: Trainer, out: Path, **options) -> None:
     """Train, noting each loss to the last bit."""
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / "losses", "a") as f:
+    with open(out / "losses", "a", encoding="utf-8") as f:
         for step in train(trainer, out, **options):
             print(step.step, step.loss.item().hex(), file=f, flush=True)
 
@@ -161,7 +161,12 @@ def command(out: Path, *options: str, before=lambda: None) -> int:
     def run() -> int:
         before()
         argv = ["train", "tiny", "--dataset", "mnist-10k", "--limit", "64", "--out", str(out), "--quiet", *options]
-        with open(f"{out}.stdout", "a") as o, open(f"{out}.stderr", "a") as e, redirect_stdout(o), redirect_stderr(e):
+        with (
+            open(f"{out}.stdout", "a", encoding="utf-8") as o,
+            open(f"{out}.stderr", "a", encoding="utf-8") as e,
+            redirect_stdout(o),
+            redirect_stderr(e),
+        ):
             return main(argv)
 
     return fork(run)
@@ -192,9 +197,48 @@ def stopped_commands(folder: Path) -> dict:
         "starts": [json.loads(line)["from_step"] for line in lines(out / "starts.jsonl")],
         "pictures": sorted(p.name for p in out.glob("samples_epoch_*.png"))[-1],
         "left": sorted(p.name for p in out.glob(".*")),
-        "stdout": (folder / "run.stdout").read_text(),
-        "stderr": (folder / "run.stderr").read_text(),
+        "stdout": (folder / "run.stdout").read_text(encoding="utf-8"),
+        "stderr": (folder / "run.stderr").read_text(encoding="utf-8"),
     }
+
+
+def two_runs(folder: Path) -> dict:
+    """A second run in the folder of one that is under way, new or resumed; and after that one was killed."""
+    out, later = folder / "run", folder / "later"
+    first = command(out, "--epochs", "500")
+    alive = wait_for(lambda: (out / ".lock").exists(), first)
+    codes = [ended(command(out, "--epochs", "500", "--seed", "7"))]
+    alive &= wait_for((out / CHECKPOINT).exists, first)
+    codes.append(ended(command(out, "--resume")))
+    alive &= os.waitid(os.P_PID, first, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    os.kill(first, signal.SIGKILL)
+    ended(first)
+    left = sorted(p.name for p in out.glob(".*") if not p.name.endswith(".tmp"))
+    epochs = str(len(lines(out / "metrics.jsonl")) + 1)
+    codes.append(ended(command(out, "--resume", "--epochs", epochs)))
+    # another run that came and went between this one's first look and its lock
+    late = command(later, "--epochs", "1", before=lambda: setattr(training.Trainer, "__init__", _slowly(later)))
+    codes.append(ended(late))
+    return {
+        "alive": alive,
+        "codes": codes,
+        "left": left,
+        "after": sorted(p.name for p in out.glob(".*")),
+        "starts": [json.loads(line)["from_step"] for line in lines(out / "starts.jsonl")],
+        "seed": load_tensors(out / CHECKPOINT)[1]["config"]["seed"],
+        "stderr": lines(folder / "run.stderr"),
+        "later": lines(folder / "later.stderr"),
+    }
+
+
+def _slowly(out: Path):
+    make = Trainer.__init__
+
+    def init(self, *args, **options):
+        make(self, *args, **options)
+        (out / CHECKPOINT).write_bytes(b"of another run")
+
+    return init
 
 
 def full_disk(folder: Path) -> dict:
@@ -212,7 +256,7 @@ def full_disk(folder: Path) -> dict:
         "new": sorted(p.name for p in new.iterdir()),
         "old_intact": (old / CHECKPOINT).read_bytes() == content,
         "left": sorted(p.name for p in old.glob(".*")),
-        "stderr": [(folder / f"{name}.stderr").read_text() for name in ("new", "old")],
+        "stderr": [(folder / f"{name}.stderr").read_text(encoding="utf-8") for name in ("new", "old")],
     }
 
 

@@ -21,7 +21,9 @@ ELSEWHERE = "https://github.com/some-one/other.book"
 def found(root: Path) -> dict[str, set[str]]:
     """What stands for the project in each file that the address is stamped into."""
     return {
-        path.relative_to(root).as_posix(): {m[0].removeprefix(m[1]) for m in address.STAMPED.finditer(path.read_text())}
+        path.relative_to(root).as_posix(): {
+            m[0].removeprefix(m[1]) for m in address.STAMPED.finditer(path.read_text(encoding="utf-8"))
+        }
         for path in address.stamped(root)
     }
 
@@ -43,7 +45,12 @@ def test_every_place_has_the_address_of_the_settings():
 def test_it_stands_nowhere_else():
     """Or `make address` would leave it as it was."""
     tracked = subprocess.run(
-        ["git", "grep", "-lF", address.address()], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "grep", "-lF", address.address()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     )
     assert set(tracked.stdout.split()) <= {"_config.yml", *found(ROOT)}
 
@@ -54,17 +61,19 @@ def test_another_address(copy, given):
     address.stamp(given, copy)
     assert address.address(copy) == ELSEWHERE
     assert found(copy) == {place: {ELSEWHERE} for place in found(ROOT)}
-    assert not [path for path in address.stamped(copy) if before in path.read_text()]
+    assert not [path for path in address.stamped(copy) if before in path.read_text(encoding="utf-8")]
     address.stamp(before, copy)
     assert not [
-        path for path in address.stamped(copy) if path.read_text() != (ROOT / path.relative_to(copy)).read_text()
+        path
+        for path in address.stamped(copy)
+        if path.read_text(encoding="utf-8") != (ROOT / path.relative_to(copy)).read_text(encoding="utf-8")
     ]
 
 
 @pytest.mark.parametrize("file", ["README.md", "book/noising.ipynb", "book/equations.md"])
 def test_a_place_that_disagrees_is_seen_and_put_right(copy, file):
     path = copy / file
-    path.write_text(path.read_text().replace(address.address(), ELSEWHERE))
+    path.write_text(path.read_text(encoding="utf-8").replace(address.address(), ELSEWHERE), encoding="utf-8")
     assert found(copy)[file] == {ELSEWHERE}
     address.stamp(address.address(copy), copy)
     assert found(copy) == found(ROOT)
@@ -89,7 +98,7 @@ def test_no_address(copy, bad):
 
 def test_the_first_cell_is_the_same_in_all():
     for path in NOTEBOOKS:
-        cells = json.loads(path.read_text())["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         assert cells[0] == {
             "cell_type": "code",
             "execution_count": None,
@@ -117,7 +126,7 @@ def first_cell(source: str, comes: str) -> str:
     assert f"!pip install -qqq {source}" in cell
     env = {k: v for k, v in ENV.items() if k != "PYTHONWARNINGS"} | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     env["PATH"] = f"{Path(PYTHON).parent}{os.pathsep}{env['PATH']}"
-    done = subprocess.run([PYTHON, "-c", RUN, cell, comes], env=env, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", RUN, cell, comes], env=env, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

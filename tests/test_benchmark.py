@@ -42,7 +42,7 @@ def test_the_plain_network_is_ours(config):
 
 def run(tmp_path, *more: str) -> dict:
     speed.main([*ARGS, "--out", str(tmp_path / "speed.json"), *more])
-    return json.loads((tmp_path / "speed.json").read_text())
+    return json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))
 
 
 def test_the_file(tmp_path, capsys):
@@ -100,15 +100,17 @@ def test_without_time_nothing_is_begun(tmp_path):
 def test_a_signal_loses_nothing(tmp_path):
     out = tmp_path / "speed.json"
     command = [PYTHON, FOLDER / "speed.py", *ARGS, "--rounds", "100000", "--only", "ours fp32", "--out", out]
-    with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (out.exists() and '"ratio_to_note"' in out.read_text()):
+        while time.monotonic() < deadline and not (
+            out.exists() and '"ratio_to_note"' in out.read_text(encoding="utf-8")
+        ):
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=30)
     assert process.returncode == 143
     assert "ended: SIGTERM" in printed
-    report = json.loads(out.read_text())
+    report = json.loads(out.read_text(encoding="utf-8"))
     assert report["ended"] == "SIGTERM"
     assert report["rows"][0]["images_per_second"] > 0
 

@@ -35,10 +35,10 @@ def executed(folder: Path, url: str, file_hash: str) -> dict[str, str]:
         **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"),
     }
     command = [Path(PYTHON).with_name("jupyter-execute"), "--timeout=600", "--inplace", CHAPTER.name]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     written = {}
-    for cell in json.loads((folder / CHAPTER.name).read_text())["cells"]:
+    for cell in json.loads((folder / CHAPTER.name).read_text(encoding="utf-8"))["cells"]:
         outputs = cell.get("outputs", [])
         assert not [o["text"] for o in outputs if o.get("name") == "stderr"], cell["id"]  # a fault in the built book
         shown = [{"text": o.get("text", ""), **o.get("data", {})} for o in outputs]

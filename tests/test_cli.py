@@ -51,13 +51,13 @@ def files(tmp_path_factory):
         (folder / f"flipped-{name}.safetensors").write_bytes(raw)
         (folder / f"cut-{name}.safetensors").write_bytes(raw[:100])
     (folder / "empty.safetensors").touch()
-    (folder / "text.safetensors").write_text("these are no weights\n" * 99)
+    (folder / "text.safetensors").write_text("these are no weights\n" * 99, encoding="utf-8")
     for name in ("flipped", "cut"):
         (folder / f"{name}-run").mkdir()
         (folder / f"{name}-run" / CHECKPOINT).write_bytes((folder / f"{name}-run.safetensors").read_bytes())
     (folder / "other-run").mkdir()
     run.save(Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32"), folder / "other-run" / CHECKPOINT)
-    (folder / "file").write_text("not a folder")
+    (folder / "file").write_text("not a folder", encoding="utf-8")
     (folder / "pictures").mkdir()
     Image.effect_noise((20, 16), 50).save(folder / "pictures" / "a.png")
     return folder
@@ -279,11 +279,11 @@ def test_train_and_what_it_leaves(tmp_path, capsys):
     assert err == ""
     names = [CHECKPOINT, METRICS, "config.json", "samples_epoch_001.png", "samples_epoch_002.png", "starts.jsonl"]
     assert sorted(os.listdir("a/run")) == sorted(names)
-    config = json.loads(Path("a/run/config.json").read_text())
+    config = json.loads(Path("a/run/config.json").read_text(encoding="utf-8"))
     assert config["config"]["unet"]["ch"] == 4
     assert config["config"]["epochs"] == 2
     assert config["images"] == 24
-    start = json.loads(Path("a/run/starts.jsonl").read_text())
+    start = json.loads(Path("a/run/starts.jsonl").read_text(encoding="utf-8"))
     assert start["command"] == " ".join(["ddim", *TRAIN, "--out", "a/run"])
     assert start["from_step"] == 0
     assert (start["processes"], start["amp"]) == (1, "fp32")
@@ -292,7 +292,7 @@ def test_train_and_what_it_leaves(tmp_path, capsys):
 
 
 def _loss(run, epoch):
-    return json.loads((Path(run) / METRICS).read_text().splitlines()[epoch - 1])["loss"]
+    return json.loads((Path(run) / METRICS).read_text(encoding="utf-8").splitlines()[epoch - 1])["loss"]
 
 
 def test_resume_when_done_and_when_not(capsys):
@@ -302,7 +302,9 @@ def test_resume_when_done_and_when_not(capsys):
     assert "has done all 2 epochs: ask for more with --epochs" in capsys.readouterr().out
     assert tree("run") == content
     assert ddim(*TRAIN, "--out", "run", "--resume", "--epochs", "3") == 0
-    assert [json.loads(line)["from_step"] for line in Path("run/starts.jsonl").read_text().splitlines()] == [0, 6]
+    assert [
+        json.loads(line)["from_step"] for line in Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()
+    ] == [0, 6]
     assert load_tensors(f"run/{CHECKPOINT}")[1]["steps_done"] == 9
 
 
@@ -335,7 +337,9 @@ def test_to_go_on_its_folder_suffices(options, mnist, monkeypatch):
     assert cut["config"] == whole["config"]
     assert cut["amp"] == whole["amp"]
     assert [line["lr"] for line in cut["history"]] == [line["lr"] for line in whole["history"]]
-    assert json.loads(Path("cut/config.json").read_text()) == json.loads(Path("whole/config.json").read_text())
+    assert json.loads(Path("cut/config.json").read_text(encoding="utf-8")) == json.loads(
+        Path("whole/config.json").read_text(encoding="utf-8")
+    )
 
 
 def test_what_is_another_is_said_or_refused(capsys):
@@ -349,7 +353,7 @@ def test_what_is_another_is_said_or_refused(capsys):
         "lr 0.0001 instead of 0.001, as the run was before",
         "amp bf16 instead of fp32, as the run was before",
     ]
-    last = json.loads(Path("run/starts.jsonl").read_text().splitlines()[-1])
+    last = json.loads(Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert last["amp"] == "bf16"
     assert "--lr 0.0001" in last["command"]
     assert load_tensors(f"run/{CHECKPOINT}")[1]["config"]["lr"] == 0.0001
@@ -383,7 +387,7 @@ def test_leftovers_of_a_killed_writer_are_removed():
 
 def test_options_reach_the_run():
     assert ddim(*TRAIN, "--out", "run", "--batch-size", "6", "--lr", "0.002", "--seed", "5", "--epochs", "1") == 0
-    config = json.loads(Path("run/config.json").read_text())["config"]
+    config = json.loads(Path("run/config.json").read_text(encoding="utf-8"))["config"]
     assert [config[k] for k in ("batch_size", "lr", "seed", "epochs", "dataset")] == [6, 0.002, 5, 1, "mnist-10k"]
 
 
@@ -391,9 +395,11 @@ def test_begun_with_given_weights(files):
     weights = str(files / "w.safetensors")
     assert ddim(*TRAIN, "--out", "run", "--epochs", "1", "--init", weights) == 0
     digest = describe(weights)["sha256"]
-    assert json.loads(Path("run/starts.jsonl").read_text())["init"] == digest
+    assert json.loads(Path("run/starts.jsonl").read_text(encoding="utf-8"))["init"] == digest
     assert ddim(*TRAIN, "--out", "run", "--resume") == 0
-    assert [json.loads(line)["init"] for line in Path("run/starts.jsonl").read_text().splitlines()] == [digest] * 2
+    assert [json.loads(line)["init"] for line in Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()] == [
+        digest
+    ] * 2
     assert ddim("export", f"run/{CHECKPOINT}", "--out", "w.safetensors") == 0
     origin = describe("w.safetensors")["provenance"]["origin"]
     assert (origin["weights"], origin["sha256"], origin["provenance"]["steps"]) == (weights, digest, 1)
@@ -438,7 +444,12 @@ def test_the_real_recipe_stops_when_told(tmp_path):
     run = tmp_path / "run"
     argv = ["train", "mnist", "--dataset", "mnist-10k", "--limit", "512", "--batch-size", "8", "--out", run]
     process = subprocess.Popen(
-        [PYTHON, "-m", "ddim_core", *map(str, argv)], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [PYTHON, "-m", "ddim_core", *map(str, argv)],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stderr.read(1), "the bar: it trains"
@@ -451,7 +462,7 @@ def test_the_real_recipe_stops_when_told(tmp_path):
     assert out == f"stopped at step {done} of {RECIPES['mnist'].epochs * 64}; go on with --resume\n"
     assert done >= 1
     assert "Traceback" not in err
-    assert (run / METRICS).read_text() == ""
+    assert (run / METRICS).read_text(encoding="utf-8") == ""
 
 
 # --- sample, export, info, data, evaluate ------------------------------------------------------------------------
@@ -518,7 +529,7 @@ def test_out_of_memory(files, monkeypatch, capsys, name, when):
         return generate(*args, **options)
 
     monkeypatch.setattr(sys.modules["ddim_core.sample"], "generate", limited)
-    Path(name).write_text("old")
+    Path(name).write_text("old", encoding="utf-8")
     assert ddim(*(a.format(files=files) for a in SAMPLE), "--batch-size", "1", "--out", name) == 2
     assert capsys.readouterr().err == "ddim: out of memory: draw fewer pictures at once with --batch-size\n"
     assert tree(".") == {Path(name): b"old"}
@@ -588,7 +599,7 @@ def test_export(files, capsys):
 
 
 def test_export_and_ship(files, tmp_path, monkeypatch, capsys):
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(shipped, "assets", lambda: tmp_path)
     assert ddim("export", files / "run" / CHECKPOINT, "--out", "w.safetensors", "--ship", "own") == 0
     assert "shipped as" in capsys.readouterr().out
@@ -655,7 +666,7 @@ def test_the_commit_is_this_project_s_or_none(tmp_path):
     ask = [PYTHON, "-c", "from ddim_core.run import _commit; print(_commit())"]
 
     def commit():
-        done = subprocess.run(ask, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True)
+        done = subprocess.run(ask, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True, encoding="utf-8")
         return done.stdout.strip()
 
     assert commit() == "None"
@@ -669,7 +680,7 @@ def test_evaluate(files, mnist, capsys):
     argv = ["evaluate", "--weights", "mnist", "--n", "6", "--steps", "4", "--data", mnist]
     assert ddim(*argv, "--out", "figures.json") == 0
     out = capsys.readouterr().out
-    figures = json.loads(Path("figures.json").read_text())
+    figures = json.loads(Path("figures.json").read_text(encoding="utf-8"))
     assert figures["weights_sha256"] == describe("mnist")["sha256"]
     assert figures["classifier_test_accuracy"] > 0.8
     assert [figures[k] for k in ("samples", "steps", "seed", "eta", "amp")] == [6, 4, 0, 0.0, "fp32"]

@@ -23,7 +23,7 @@ def copy(tmp_path_factory):
     root = tmp_path_factory.mktemp("copy")
     for file in [*TESTS, *BROWSER, *COLAB, *(f"{folder}/x/test_x.py" for folder in MADE)]:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_text("def test(): pass\n")
+        (root / file).write_text("def test(): pass\n", encoding="utf-8")
     for file in ["pyproject.toml", "tests/conftest.py", *NOTEBOOKS]:
         (root / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, root / file)
@@ -31,7 +31,7 @@ def copy(tmp_path_factory):
         shutil.copy(ROOT / "book" / "errata.ipynb", root / folder / "x" / "x.ipynb")
     # what conftest.py imports takes seconds, and is not needed to find tests
     (root / "torch.py").touch()
-    (root / "ddim_core.py").write_text("Schedule = data = None\n")
+    (root / "ddim_core.py").write_text("Schedule = data = None\n", encoding="utf-8")
     return root
 
 
@@ -49,7 +49,9 @@ def copy(tmp_path_factory):
 def test_what_is_run(copy, arguments, files, says):
     assert min(map(len, (TESTS, BROWSER, COLAB, NOTEBOOKS))) > 0
     command = [PYTHON, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    done = subprocess.run([*command, *arguments.split()], cwd=copy, env=ENV, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *arguments.split()], cwd=copy, env=ENV, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert {line.split("::")[0] for line in lines if "::" in line} == files

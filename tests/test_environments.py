@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVS = ROOT / "tests" / "envs"
 ASKED = {
     canonicalize_name(r.name): r.specifier
-    for r in map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    for r in map(
+        Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    )
 }
 TORCH = {"torch", "torchvision"}
 
@@ -22,7 +24,8 @@ spec = importlib.util.spec_from_file_location("colab", ENVS / "colab.py")
 colab = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(colab)
 PINNED, COLAB, LOWEST = (
-    colab.listed(path.read_text()) for path in (ROOT / "requirements.txt", ENVS / "colab.txt", ENVS / "lowest.txt")
+    colab.listed(path.read_text(encoding="utf-8"))
+    for path in (ROOT / "requirements.txt", ENVS / "colab.txt", ENVS / "lowest.txt")
 )
 
 
@@ -33,7 +36,9 @@ def test_versions_are_those_that_the_package_asks_for(versions, without):
 
 
 def test_every_pin_has_its_reason():
-    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    lines = [
+        line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"
+    ]
     assert not [line for line in lines if not re.fullmatch(r"[\w-]+==\S+ +# \S.*", line)]
 
 
@@ -43,7 +48,7 @@ def test_the_tools_of_the_oldest_are_the_project_s():
 
 
 def test_binder_has_what_the_package_asks_for():
-    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())["dependencies"]
+    binder = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     names = {"torch": "pytorch-cpu", "matplotlib": "matplotlib-base"}
     there = {re.split("[=<>]", line)[0].replace("_", "-") for line in binder}
     assert there == {names.get(name, name) for name in ASKED} | {"python", "pip"}
@@ -62,29 +67,30 @@ torch @ file:///torch-2.99.whl
 def own(tmp_path, monkeypatch):
     """A list of two packages, to be made anew, and an environment that holds one more."""
     path = tmp_path / "colab.txt"
-    path.write_text("# Of somebody, as of 2020-01-01.\n# Second line.\nIPython==7\nanywidget==0.9\n")
+    path.write_text("# Of somebody, as of 2020-01-01.\n# Second line.\nIPython==7\nanywidget==0.9\n", encoding="utf-8")
     monkeypatch.setattr(colab, "LIST", path)
     (tmp_path / "lib" / "python3" / "site-packages" / "babel-2.dist-info").mkdir(parents=True)
     (tmp_path / "lib" / "python3" / "site-packages" / "babel-2.dist-info" / "METADATA").write_text(
-        "Name: babel\nVersion: 2\n"
+        "Name: babel\nVersion: 2\n",
+        encoding="utf-8",
     )
-    (tmp_path / "freeze.txt").write_text(FREEZE)
+    (tmp_path / "freeze.txt").write_text(FREEZE, encoding="utf-8")
     return tmp_path
 
 
 def test_colab_s_list_is_taken_from_a_copy(own):
     colab.renew(own / "freeze.txt", "2030-12-31", own)
-    assert (own / "colab.txt").read_text() == (
+    assert (own / "colab.txt").read_text(encoding="utf-8") == (
         "# Of somebody, as of 2030-12-31.\n# Second line.\nanywidget==99.0\nbabel==2.1\nipython==99.1\n"
     )
 
 
 def test_a_list_that_is_none_changes_nothing(own):
-    before = (own / "colab.txt").read_text()
-    (own / "freeze.txt").write_text("anywidget==1\n")
+    before = (own / "colab.txt").read_text(encoding="utf-8")
+    (own / "freeze.txt").write_text("anywidget==1\n", encoding="utf-8")
     with pytest.raises(RuntimeError, match="has no ipython: is it Colab's list"):
         colab.renew(own / "freeze.txt", "2030-12-31", own)
-    assert (own / "colab.txt").read_text() == before
+    assert (own / "colab.txt").read_text(encoding="utf-8") == before
 
 
 class Found:

@@ -1506,7 +1506,7 @@ def test_the_code_that_tests_name_is_there():
 
 
 def test_the_page_of_equations_is_up_to_date():
-    written = equations.PAGE.read_text()
+    written = equations.PAGE.read_text(encoding="utf-8")
     assert written == equations.table(HELD, equations.equations()), "run: python book/_ext/equations.py"
 
 

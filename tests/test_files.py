@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import subprocess
+import time
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from ddim_core import files
 from ddim_core.errors import CheckpointError, DiskError
-from ddim_core.files import load_tensors, read_description, save_tensors, sha256_file, write_atomically
+from ddim_core.files import load_tensors, read_description, save_tensors, sha256_file, sweep, write_atomically
 
 TENSORS = {
     "a": randn(3, 2),
@@ -238,11 +239,11 @@ def test_a_file_in_parts_is_whole_or_as_it_was(tmp_path):
 
 
 def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").write_text("here already")
+    (tmp_path / "file").write_text("here already", encoding="utf-8")
     for path in (tmp_path / "file" / "x", tmp_path / "file" / "deeper" / "x"):
         with pytest.raises(DiskError, match=r"cannot write .*: choose a folder that can be written"):
             write_atomically(path, b"content")
-    assert (tmp_path / "file").read_text() == "here already"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "here already"
     with pytest.raises(DiskError, match="cannot write"):
         write_atomically(tmp_path, b"a folder has this name")
     assert sorted(os.listdir(tmp_path)) == ["file"]
@@ -302,7 +303,7 @@ print(len(seen), interrupted)
 def test_a_disk_that_is_full_leaves_the_old_file(tmp_path):
     """A limit on the size of files stands for the disk: the write fails in the middle."""
     path = tmp_path / "x.safetensors"
-    done = subprocess.run([PYTHON, "-c", FULL, str(path)], env=ENV, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", FULL, str(path)], env=ENV, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"cannot write {path} (File too large)")
     assert done.stdout.strip().endswith("6")
@@ -312,9 +313,65 @@ def test_a_disk_that_is_full_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
+WAITS = """
+import sys, time
+from ddim_core.data.kanji import new_folder
+from ddim_core.files import write_atomically
+from pathlib import Path
+
+def parts():
+    yield b"half"
+    print("begun", flush=True)
+    time.sleep(600)
+
+path = Path(sys.argv[1])
+if sys.argv[2] == "file":
+    write_atomically(path, parts())
+else:
+    with new_folder(path) as folder:
+        (folder / "a").mkdir()
+        list(parts())
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path, kind):
+    path = tmp_path / "x[1].npy"
+    with subprocess.Popen(
+        [PYTHON, "-c", WAITS, path, kind], env=ENV, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as writer:
+        assert writer.stdout.readline() == "begun\n"
+        (left,) = tmp_path.iterdir()
+        assert left.name == f".x[1].npy.{writer.pid}.tmp"
+        long_ago = (time.time() - 100,) * 2
+        os.utime(left, long_ago)
+        write_atomically(path, b"of another process")
+        assert left.exists(), "its writer lives"
+        writer.kill()
+    os.utime(left, (time.time() - 10,) * 2)
+    write_atomically(path, b"again")
+    assert left.exists(), "it may be a process of another machine, a moment ago"
+    os.utime(left, long_ago)
+    write_atomically(tmp_path / "y", b"another file")
+    assert left.exists()
+    write_atomically(path, b"again")
+    assert sorted(os.listdir(tmp_path)) == ["x[1].npy", "y"]
+
+
+def test_names_without_a_process_are_left_for_an_hour(tmp_path):
+    for name in ("tmp12345678", ".x.soon.tmp", ".x.99999999999999.tmp", f".x.{os.getppid()}.tmp"):
+        (tmp_path / name).touch()
+        for age, left in ((3500, True), (3700, False)):
+            os.utime(tmp_path / name, (time.time() - age,) * 2)
+            sweep(tmp_path, name)
+            assert (tmp_path / name).exists() == left, name
+
+
 def test_killed_while_writing_again_and_again(tmp_path):
     """kill -9 at 40 random moments of a process that does nothing but save: the file loads, or is not there yet."""
-    done = subprocess.run([PYTHON, "-c", KILLED, str(tmp_path), "40"], env=ENV, capture_output=True, text=True)
+    done = subprocess.run(
+        [PYTHON, "-c", KILLED, str(tmp_path), "40"], env=ENV, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     seen, interrupted = map(int, done.stdout.split())
     assert seen >= 2, "files were written"

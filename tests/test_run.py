@@ -6,12 +6,13 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from helpers import IMAGES, TINY, TINY_RUN, assert_same, losses, run_state, scenario, trainer
+from helpers import IMAGES, TINY, TINY_RUN, assert_same, losses, randomised, run_state, scenario, trainer
 
-from ddim_core import UNet, run
+from ddim_core import UNet, generate, run
 from ddim_core import train as training
 from ddim_core.errors import CheckpointError, DiskError, NonFiniteError, UsageError
 from ddim_core.files import save_tensors
+from ddim_core.plots import png, tile
 from ddim_core.recipes import TrainConfig
 from ddim_core.run import CHECKPOINT, METRICS
 from ddim_core.train import Trainer, train
@@ -39,7 +40,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, stop_at, amp):
     assert found == expected
     assert_same(second, straight)
     assert [m["loss"] for m in second.record.epochs] == [m["loss"] for m in straight.record.epochs]
-    assert len((tmp_path / METRICS).read_text().splitlines()) == 3
+    assert len((tmp_path / METRICS).read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_killed_again_and_again(tmp_path):
@@ -97,6 +98,39 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     t = trainer()
     list(train(t, stop=lambda: t.steps_done >= 6))
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("apart", [0, 10])
+def test_sheets_are_drawn_from_the_average(tmp_path, monkeypatch, apart):
+    """At the end of the run and, of short epochs, every ten seconds: 64 pictures from the same noise, of the averaged network."""
+    monkeypatch.setattr(run, "_SHEETS_APART", apart)
+    t = trainer()
+    randomised(t.model), randomised(t.ema, seed=1)
+    run.follow(t, train(t), tmp_path, bar=False)
+    sheets = sorted(p.name for p in tmp_path.iterdir())
+    first = (
+        ["samples_epoch_001.png", "samples_epoch_003.png"] if apart else [f"samples_epoch_00{i}.png" for i in (1, 2, 3)]
+    )
+    assert sheets == first
+    expected = {
+        name: png(tile(generate(net, t.schedule, 64, steps=20, batch_size=8)))
+        for name, net in (("ema", t.ema), ("raw", t.model))
+    }
+    assert expected["ema"] != expected["raw"]
+    assert (tmp_path / "samples_epoch_003.png").read_bytes() == expected["ema"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="tells of open files by /proc/self/maps")
+def test_a_checkpoint_that_was_loaded_can_be_replaced(tmp_path):
+    """On Windows a file that some tensor still looks into cannot: after loading, nothing does."""
+    t = trainer()
+    list(train(t, tmp_path, stop=lambda: t.steps_done == 7))
+    again = trainer()
+    run.load(again, tmp_path / CHECKPOINT)
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        assert not [line for line in maps if line.rstrip().endswith(CHECKPOINT)]
+    again.step()
+    run.save(again, tmp_path / CHECKPOINT)
 
 
 # --- what does not fit -------------------------------------------------------------------------------------------
@@ -306,6 +340,6 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, value):
 
 
 def test_no_room_for_a_checkpoint(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DiskError, match=f"cannot write {tmp_path}/file/run/{CHECKPOINT}"):
         list(train(trainer(), tmp_path / "file" / "run"))

@@ -357,3 +357,16 @@ def test_one_time_in_a_tensor_serves_a_batch():
     torch.testing.assert_close(
         add_noise(x0, torch.tensor([70]), eps, SCHEDULE), add_noise(x0, 70, eps, SCHEDULE), rtol=0, atol=1e-6
     )
+
+
+def test_coefficients_lie_where_the_state_does():
+    """Asked for on one device and then on another, in the same dtype; "meta" is a device that every machine has."""
+    schedule, t = Schedule.linear(10), torch.tensor([3, 9])
+    for device in ("cpu", "meta", "cpu"):
+        for dtype in (torch.float32, torch.float64):
+            like = torch.empty(2, 3, dtype=dtype, device=device)
+            for scale in schedule.scales(t, like):
+                assert (scale.device.type, scale.dtype, scale.shape) == (device, dtype, (2, 1))
+    signal, noise = schedule.scales(t, torch.empty(2, 3))
+    assert torch.equal(signal.flatten(), schedule.alpha[t].sqrt().float())
+    assert torch.equal(noise.flatten(), (1 - schedule.alpha[t]).sqrt().float())

@@ -71,7 +71,7 @@ def test_steps_and_epochs(tmp_path):
     for e in range(3):
         mean = sum(losses(steps[5 * e : 5 * e + 5])) / 5
         assert steps[5 * e + 4].metrics["loss"] == pytest.approx(mean, abs=1e-6)
-    written = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    written = [json.loads(line) for line in (tmp_path / METRICS).read_text(encoding="utf-8").splitlines()]
     assert written == t.record.epochs == [s.metrics for s in steps if s.metrics]
     assert [m["epoch"] for m in written] == [1, 2, 3]
     assert written[0]["images_per_second"] > 0
@@ -148,6 +148,16 @@ def test_dropout_is_on_and_drawn_anew_each_step():
     assert not t.ema.training
 
 
+def test_each_process_draws_its_own_dropout():
+    """Else the shares of a batch would lose the same units, and a batch of two processes would have half the noise."""
+    t, masks = trainer(), []
+    for t.rank in (0, 1, 0):
+        with t._dropout_seed(3):
+            masks.append(torch.nn.functional.dropout(torch.ones(64)))
+    assert torch.equal(masks[0], masks[2])
+    assert not torch.equal(masks[0], masks[1])
+
+
 @pytest.mark.parametrize("warmup", [0, 1, 10, 100])
 def test_the_learning_rate(warmup):
     t = trainer(replace(TINY_RUN, warmup=warmup, epochs=10, lr=1.0))
@@ -177,12 +187,39 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
     assert len(list(train(t))) == 3
 
 
+def test_memory_that_does_not_suffice_is_one_line(tmp_path):
+    t = trainer()
+    t.batch = lambda step: torch.empty(10**15)  # torch's own words for it
+    with pytest.raises(
+        UsageError, match=r"^out of memory: train with a smaller --batch-size, or smaller pictures \(--reso"
+    ):
+        list(train(t, tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
 
 def test_fp16_needs_a_gpu():
     with pytest.raises(UsageError, match="fp16 needs a CUDA GPU"):
         trainer(amp="fp16")
+
+
+def test_gradients_are_clipped_as_they_are_and_not_as_fp16_scales_them():
+    """The scaler of fp16, which multiplies the loss by 1,024 here, on a CPU: it changes no step."""
+    config = replace(QUIET, clip_norm=0.5)
+    plain, scaled = trainer(config), trainer(config)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=True)
+    clipped = 0
+    for _ in range(6):
+        plain.step(), scaled.step()
+        norms = [torch.stack([p.grad.norm() for p in t.model.parameters()]).norm().item() for t in (plain, scaled)]
+        assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+        assert max(norms) < 0.501
+        clipped += norms[0] > 0.49
+    assert clipped > 1, "or clipping was not tried"
+    for a, b in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_bf16_trains_nearly_as_fp32():

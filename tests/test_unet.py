@@ -14,7 +14,7 @@ from safetensors.torch import load, save, save_file
 
 from ddim_core import UNet, UNetConfig
 from ddim_core.recipes import RECIPES
-from ddim_core.unet import AttentionBlock, timestep_embedding
+from ddim_core.unet import AttentionBlock, attention, timestep_embedding
 
 CIFAR = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
 MNIST = RECIPES["mnist"].unet
@@ -64,7 +64,7 @@ def test_the_older_names_of_attention(ours, tmp_path):
     assert "mid_block.attentions.0.query.weight" in old
     save_file({k: v.contiguous() for k, v in old.items()}, tmp_path / "diffusion_pytorch_model.safetensors")
     peer(MNIST).save_config(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["norm_eps"] == 1e-6
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["norm_eps"] == 1e-6
     other = type(peer(TINY)).from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     xt = pictures(MNIST)
     assert relative(answer(model, xt, 500), answer(other, xt, 500)) < TOLERANCE
@@ -214,6 +214,18 @@ def test_attention_is_softmax_attention_in_the_layout_of_the_fused_kernel(monkey
     assert not seen[0][3], "the scale is the default, C ** -0.5"
 
 
+@pytest.mark.parametrize("channels", [1, 16, 100])
+def test_attention_in_training_is_that_of_sampling(channels):
+    """Two ways to compute it on a CPU, both with 1 / sqrt(C); the scores are wide enough for that to matter."""
+    q, k, v = (3 * randn(2, 1, 7, channels, seed=i) for i in range(3))
+    scores = torch.einsum("bhic,bhjc->bhij", q, k) / channels**0.5
+    expected = torch.einsum("bhij,bhjc->bhic", scores.exp() / scores.exp().sum(-1, keepdim=True), v)
+    in_training = attention(q.clone().requires_grad_(), k, v)
+    assert in_training.requires_grad
+    for found in (attention(q, k, v), in_training.detach()):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_every_attention_of_the_network_takes_that_layout(monkeypatch):
     layouts, fused = [], F.scaled_dot_product_attention
 
@@ -254,6 +266,18 @@ def test_any_size_of_picture(size, channels):
     assert together.shape == xt.shape
     # pictures of a batch do not see each other
     torch.testing.assert_close(together[1:], model(xt[1:], torch.tensor([1000])), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_picture_too_small_for_the_levels(patch):
+    config = UNetConfig(16, ch=8, ch_mult=(1, 1, 1), num_res_blocks=1, norm_groups=4, patch=patch)
+    model, least, t = tiny_unet(config=config), 4 * patch, torch.tensor([5])
+    assert model(randn(1, 1, least, least + patch), t).shape == (1, 1, least, least + patch)
+    for size in [(least - patch, 16), (16, least - patch)]:
+        with pytest.raises(
+            ValueError, match=rf"3 levels need pictures of {least} x {least} pixels or more, got \(1, 1"
+        ):
+            model(randn(1, 1, *size), t)
 
 
 @pytest.mark.parametrize("resolution", [1, 2, 3, 5, 8, 27, 33])

@@ -183,3 +183,36 @@ def test_a_slider_that_cannot_be(frames, labels, alts, start):
 def test_two_sliders_that_cannot_be(rows, labels, alts, start):
     with pytest.raises(ValueError, match=r"rows of pictures|a slider needs|start must lie in"):
         two_sliders([THREE] * rows, labels, [["1", "2", "3"]] * alts, names=("a", "b"), start=start)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"labels": ["a", 2, "c"]}, r"labels must be strings, got 2 \(int\): write str"),
+        ({"labels": [0.5, "b", "c"]}, r"labels must be strings, got 0.5 \(float\)"),
+        ({"labels": np.arange(3)}, r"labels must be strings, got np.int64\(0\) \(int64\)|got 0 \(int64\)"),
+        ({"alts": ["1", None, "3"]}, r"alts must be strings, got None \(NoneType\)"),
+        ({"name": 7}, r"name must be strings, got 7 \(int\)"),
+    ],
+)
+def test_what_is_no_text_is_said_in_one_line(change, says):
+    given = {"labels": list("abc"), "alts": list("123"), "name": "x"} | change
+    with pytest.raises(TypeError, match=says) as e:
+        slider(THREE, given["labels"], given["alts"], name=given["name"])
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": (["x", 1], list("abc"))},
+        {"labels": (["x", "y"], [1, 2, 3])},
+        {"alts": [["1", "2", 3]] * 2},
+        {"names": ("a", 2)},
+    ],
+    ids=str,
+)
+def test_nor_in_two_sliders(change):
+    given = {"labels": (["x", "y"], list("abc")), "alts": [list("123")] * 2, "names": ("a", "b")} | change
+    with pytest.raises(TypeError, match=f"{next(iter(change))} must be strings, got"):
+        two_sliders([THREE] * 2, given["labels"], given["alts"], names=given["names"])

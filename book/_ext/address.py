@@ -39,7 +39,7 @@ if not find_spec("ddim_core"):  # in Colab
 
 def address(root: Path = ROOT) -> str:
     """The address in _config.yml."""
-    return SET.search((root / "_config.yml").read_text())[0].split()[1]
+    return SET.search((root / "_config.yml").read_text(encoding="utf-8"))[0].split()[1]
 
 
 def stamped(root: Path = ROOT) -> list[Path]:
@@ -53,14 +53,14 @@ def stamp(url: str, root: Path = ROOT) -> None:
     if not re.fullmatch(URL, url):
         raise ValueError(f"{url!r} is no address such as https://github.com/OWNER/NAME")
     config = root / "_config.yml"
-    config.write_text(SET.sub(rf"\g<1>{url}", config.read_text()))
+    config.write_text(SET.sub(rf"\g<1>{url}", config.read_text(encoding="utf-8")), encoding="utf-8")
     for path in stamped(root):
-        text = STAMPED.sub(rf"\g<1>{url}", path.read_text())
+        text = STAMPED.sub(rf"\g<1>{url}", path.read_text(encoding="utf-8"))
         if path.suffix == ".ipynb":
             book = json.loads(text)
             book["cells"][0]["source"] = FIRST_CELL.format(url=url).splitlines(keepends=True)
             text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

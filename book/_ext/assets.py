@@ -36,7 +36,11 @@ def _stamp() -> tuple[Path, str]:
 def present() -> bool:
     """Whether node_modules holds exactly what package-lock.json asks for."""
     path, digest = _stamp()
-    return path.is_file() and path.read_text() == digest and all((path.parent / name).exists() for name in FILES)
+    return (
+        path.is_file()
+        and path.read_text(encoding="utf-8") == digest
+        and all((path.parent / name).exists() for name in FILES)
+    )
 
 
 def fetch(*, install_npm: bool, say: Callable[[str], None]) -> bool:
@@ -62,12 +66,14 @@ def fetch(*, install_npm: bool, say: Callable[[str], None]) -> bool:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         say("npm ci failed: " + " ".join((done.stderr or done.stdout).split())[-400:])
         return False
     path, digest = _stamp()
-    path.write_text(digest)
+    path.write_text(digest, encoding="utf-8")
     return present()
 
 

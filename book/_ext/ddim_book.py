@@ -92,7 +92,7 @@ def empty_fontawesome_script(app: Sphinx, exception: Exception | None) -> None:
     """Replace the theme's 1.5 MB of icons as JavaScript by nothing: its stylesheet draws the same icons from a font."""
     script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
     if exception is None and script.is_file():
-        script.write_text("// icons come from the stylesheet\n")
+        script.write_text("// icons come from the stylesheet\n", encoding="utf-8")
 
 
 def shrink_pictures(app: Sphinx, exception: Exception | None) -> None:
@@ -102,7 +102,7 @@ def shrink_pictures(app: Sphinx, exception: Exception | None) -> None:
     """
     if exception is not None:
         return
-    for path in (Path(app.outdir) / "_images").glob("*.png"):
+    for path in (Path(app.outdir) / "_images").glob("[!.]*.png"):
         with Image.open(path) as picture:
             if picture.mode not in ("RGBA", "RGB"):
                 continue

@@ -60,9 +60,10 @@ def displayed(page: str, text: str) -> list[Equation]:
 
 def pages() -> list[Path]:
     """The book's pages: in the order of the table of contents, then those that are not in it yet."""
-    listed = re.findall(r"(?:root|file):[ \t]*(\S+)", (ROOT / "_toc.yml").read_text())
+    listed = re.findall(r"(?:root|file):[ \t]*(\S+)", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
     every = {
-        p.relative_to(ROOT).with_suffix("").as_posix(): p for p in sorted([*BOOK.glob("*.ipynb"), *BOOK.glob("*.md")])
+        p.relative_to(ROOT).with_suffix("").as_posix(): p
+        for p in sorted([*BOOK.glob("[!.]*.ipynb"), *BOOK.glob("[!.]*.md")])
     }
     order = [name for name in listed if name in every]
     return [every[name] for name in [*order, *(name for name in every if name not in order)]]
@@ -75,9 +76,9 @@ def equations() -> list[Equation]:
         if path == PAGE:
             continue
         if path.suffix == ".md":
-            found += displayed(path.name, path.read_text())
+            found += displayed(path.name, path.read_text(encoding="utf-8"))
         else:
-            for cell in json.loads(path.read_text())["cells"]:
+            for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
                 if cell["cell_type"] == "markdown":
                     found += displayed(path.name, "".join(cell["source"]))
     return found
@@ -86,7 +87,7 @@ def equations() -> list[Equation]:
 def title(page: str) -> str:
     """The first heading of a page."""
     path = BOOK / page
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
     return re.search(r"^# +(.+)", text, re.M)[1]
@@ -127,5 +128,5 @@ def table(held: dict[str, list], found: list[Equation]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(table(register(), equations()))
+    PAGE.write_text(table(register(), equations()), encoding="utf-8")
     print(PAGE)

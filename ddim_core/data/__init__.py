@@ -1,6 +1,6 @@
 """Data sets as uint8 tensors `[N, C, H, W]`, and the one place where pixels change their range.
 
-MNIST is downloaded on demand, or taken from a folder; `mnist-10k` is the part of it that comes with the package: see
+MNIST is downloaded on demand into the cache, or taken from a folder; `mnist-10k` is the part of it that comes with the package: see
 `mnist`. `brush-kanji` and `kuzushiji` are folders of 64x64 pictures: see `kanji`. Any other folder of pictures is a data
 set, too: see `folder`.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..cache import cache
 from ..errors import DataError, UsageError
 from .folder import find_pictures, read_pictures, shown
 from .kanji import read_folder
@@ -31,8 +32,6 @@ __all__ = [
 ]
 
 DATASETS = ("mnist", "mnist-10k", "brush-kanji", "kuzushiji")
-# what is downloaded or made, weights too; another folder in the environment is read at import
-CACHE = Path(os.environ.get("DDIM_CORE_CACHE") or "~/.cache/ddim_core").expanduser()
 ATTRIBUTION = {
     "mnist": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
     "mnist-10k": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
@@ -51,7 +50,8 @@ class Dataset:
         labels: int64 `[N]`.
         name, split: which data, "train" or "test". A folder's name is the one that it was asked for by.
         classes: what each label stands for: a digit, a character, a subfolder ("." for the folder itself).
-        notes: what is worth saying of a folder: what was passed over, how many pictures were enlarged.
+        notes: what is worth saying: of a folder, what was passed over, how many pictures were enlarged; that files in
+            the layout of MNIST are not the original.
     """
 
     images: Tensor
@@ -124,7 +124,8 @@ def load_dataset(
         name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji", or a folder, see `is_folder` and `folder`.
             All but MNIST have a training split only.
         root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. Without it
-            MNIST is downloaded into a cache in the home directory, and kanji are looked for where `ddim data` puts them.
+            MNIST is downloaded into the cache, and fetched anew where it is damaged there; kanji are looked for where
+            `ddim data` puts them. In a folder that is named, other digits in MNIST's files are taken, with a note.
         split: "train" or "test".
         limit: keep the first `limit` pictures, in order, of whatever class they are.
         resolution, grey: of the pictures of a folder, which has no resolution of its own; only there.
@@ -132,7 +133,7 @@ def load_dataset(
     Raises:
         UsageError: unknown name or split, limit < 1, a folder without a resolution, or options that are not for this
             data set. DataError: files missing under `root`, or not the data they should be; a picture that cannot be
-            read. UnavailableError: MNIST has to be downloaded and cannot be.
+            read. UnavailableError: MNIST has to be downloaded and cannot be. DiskError: nor can it be written.
     """
     folder = is_folder(name)
     if split not in ("train", "test") or (name != "mnist" and split != "train"):
@@ -148,13 +149,14 @@ def load_dataset(
     if resolution is not None or grey:
         raise UsageError(f"--resolution and --grey are for a folder of pictures, not for {name!r}: leave them out")
     if name in ("brush-kanji", "kuzushiji"):
-        images, labels, characters = read_folder(CACHE / name if root is None else root, limit)
+        images, labels, characters = read_folder(cache() / name if root is None else root, limit)
         return Dataset(images, labels, name, split, tuple(characters))
+    note = ""
     if name == "mnist-10k":
         images, labels = read_shipped()
     else:
-        images, labels = read_mnist(CACHE if root is None else root, split, download=root is None)
-    return Dataset(images[:limit], labels[:limit], name, split)
+        images, labels, note = read_mnist(cache() if root is None else root, split, download=root is None)
+    return Dataset(images[:limit], labels[:limit], name, split, notes=(note,) if note else ())
 
 
 def _own_pictures(name: str | Path, limit: int | None, resolution: int, grey: bool) -> Dataset:

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import DataError, DiskError, UnavailableError
+from ..cache import cannot_write
+from ..errors import DataError, UnavailableError
+from ..files import temporary_name
 from .folder import is_hidden, open_picture
 
 __all__ = [
@@ -61,7 +64,7 @@ def find_fonts(folder: str | Path | None = None) -> list[Path]:
     Raises:
         UnavailableError: one or more are not there; the message says how to install them.
     """
-    places = [Path(p).expanduser() for p in (_FONT_FOLDERS if folder is None else (folder,))]
+    places = [Path(os.path.expanduser(p)) for p in (_FONT_FOLDERS if folder is None else (folder,))]
     there = {path.name: path for place in places for path in sorted(place.rglob("*.ttf"))}
     missing = [name for name in BRUSH_FONTS if name not in there]
     if missing:
@@ -97,7 +100,7 @@ def render_brush(
     count = dict.fromkeys(("drawn", "listed", "empty", "duplicates"), 0)
     seen: set[str] = set()
     characters: set[int] = set()
-    with new_folder(Path(folder) / FOLDER) as target:
+    with new_folder(Path(os.path.expanduser(folder)) / FOLDER) as target:
         for path in paths:
             kept = listed = 0
             for code, image in _glyphs(path):
@@ -165,7 +168,7 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
     Raises:
         DataError: no such folder, a character without pictures, or a picture that is not a 64x64 grey PNG.
     """
-    root = Path(folder).expanduser() / FOLDER
+    root = Path(os.path.expanduser(folder)) / FOLDER
     if not root.is_dir():
         raise DataError(
             f"{root} is not there: make it with `ddim data brush-kanji` or `ddim data kuzushiji`, "
@@ -197,7 +200,8 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
 def read_png(content: bytes, name: str) -> np.ndarray:
     """The pixels of a picture, uint8 `[64, 64]`. Raises DataError, which names it: not a 64x64 grey PNG, or damaged."""
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        # Pillow's warnings are of large pictures, which are refused below
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.mode == "L" and image.size == (SIZE, SIZE):
                 return np.asarray(image)
             problem = f"{image.size[0]}x{image.size[1]} of mode {image.mode}, not {SIZE}x{SIZE} grey (L)"
@@ -217,15 +221,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise DataError(f"{path} exists already: use it, or remove it first")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed, and had this number
+    temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise DiskError(
-            f"cannot write {path} ({error.strerror or error}): free some space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -14,7 +14,8 @@ from email.utils import formatdate, mktime_tz, parsedate_tz
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from ..errors import DataError, DiskError, UnavailableError
+from ..cache import cannot_write
+from ..errors import DataError, UnavailableError
 from .folder import is_hidden
 from .kanji import CODE, FOLDER, new_folder, read_png
 
@@ -45,7 +46,7 @@ def fetch(path: str | Path, url: str = URL, *, report: Callable[[int, int | None
     Raises:
         UnavailableError: it cannot be downloaded, or something else comes. DiskError: it cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,9 +63,7 @@ def fetch(path: str | Path, url: str = URL, *, report: Callable[[int, int | None
             raise UnavailableError(_unavailable(url, "something else than a tar archive came"))
         os.replace(part, path)
     except OSError as error:
-        raise DiskError(
-            f"cannot write {path} ({error.strerror or error}): free some space or choose another folder"
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 class _Broken(Exception):
@@ -137,12 +136,12 @@ def unpack(archive: str | Path, folder: str | Path, *, count: int = COUNT) -> No
         DataError: no such file, no tar archive, a member that has no place in it, another count, or a picture that is
             not what it should be; or `FOLDER/kkanji2` exists. DiskError.
     """
-    archive = Path(archive).expanduser()
+    archive = Path(os.path.expanduser(archive))
     try:
         with tarfile.open(archive, "r:") as tar:
             pictures = _pictures(tar, archive)
             check_count(archive, len(pictures), len({p.name.split("/")[1] for p in pictures}), count)
-            with new_folder(Path(folder).expanduser() / FOLDER) as target:
+            with new_folder(Path(os.path.expanduser(folder)) / FOLDER) as target:
                 for member in pictures:
                     content = _content(tar, member, archive)
                     read_png(content, f"{archive}: {member.name}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import data
+from ..cache import cache
 from ..errors import DataError, UsageError
 from ..files import sha256_file
 from . import kanji, kuzushiji
@@ -49,20 +50,23 @@ def prepare(
         return _describe(name, say)
     count = kuzushiji.COUNT if count is None else count
     if name in ("brush-kanji", "kuzushiji"):
-        folder = data.CACHE / name if folder is None else Path(folder).expanduser()
+        folder = cache() / name if folder is None else Path(folder).expanduser()
         there = (folder / kanji.FOLDER).exists()
         if name == "brush-kanji" and not there:
             _draw(folder, fonts, say)
         if name == "kuzushiji" and (archive or not there):
             _unpack(folder, archive, count, say)
+    notes = []
     for split in ("train", "test") if name == "mnist" else ("train",):
         found = data.load_dataset(name, folder, split=split)
+        notes += found.notes
         if name == "kuzushiji":
             kuzushiji.check_count(folder / kanji.FOLDER, len(found), len(found.classes), count)
         say(f"{name} {split}: {len(found)} images of {tuple(found.images.shape[1:])}, {len(found.classes)} classes")
     if name in ("brush-kanji", "kuzushiji"):
         say(f"in {folder / kanji.FOLDER}")
-    say(data.ATTRIBUTION[name])
+    for note in notes or [data.ATTRIBUTION[name]]:
+        say(note)
 
 
 def _describe(name: str, say: Callable[[str], object]) -> None:

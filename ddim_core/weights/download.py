@@ -7,13 +7,12 @@ import contextlib
 import errno
 import os
 import re
-import time
 from collections.abc import Iterator
 from logging import Logger
 from pathlib import Path
 
 from ..errors import DDIMError, DiskError, UnavailableError
-from ..files import sha256_file
+from ..files import sha256_file, sweep
 
 __all__ = ["fetch_hub", "fetch_url", "hub_url"]
 
@@ -37,6 +36,7 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
     from tqdm import tqdm
 
     algorithm = digest.split(":")[0]
+    sweep(path.parent, "tmp????????")  # as pooch names what it has not finished
 
     def download(url: str, file: str, cache: pooch.Pooch) -> None:
         """To a temporary file of pooch's, which it moves to its place, or removes if this raises."""
@@ -52,18 +52,9 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
         if f"{algorithm}:{pooch.file_hash(file, algorithm)}" != digest:  # here: to try again would be no use
             raise _unavailable(url, f"another file came: its {algorithm} differs", remedy)
 
-    _sweep(path.parent)
     cache = pooch.create(path.parent, "", registry={path.name: digest}, urls={path.name: url}, retry_if_failed=RETRIES)
     with _one_line(url, remedy, f"{path}", "DDIM_CORE_CACHE", pooch.get_logger()):
         return Path(cache.fetch(path.name, downloader=download))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process left of a download. One that lives is written to every `TIMEOUT` seconds or fails."""
-    for temporary in folder.glob("tmp*"):  # as pooch names them
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > 10 * TIMEOUT:
-                temporary.unlink()
 
 
 def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], remedy: str) -> tuple[Path, str]:

@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import data, shipped
+from .. import shipped
+from ..cache import cache
 from ..errors import UsageError
 from ..unet import UNetConfig
 from .download import fetch_hub, fetch_url, hub_url
@@ -64,7 +65,7 @@ class Source:
     @property
     def path(self) -> Path:
         """Its place in the cache, another one for another file."""
-        return data.CACHE / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
+        return cache() / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
 
     def fetch(self) -> tuple[Path, str]:
         return fetch_url(self.url, self.path, self.hash, _REMEDY.format(CIFAR10_ON_HUB)), f"{self.hash}, verified"

@@ -36,7 +36,7 @@ PHONE = {"width": 390, "height": 844}
 
 def pages() -> list[str]:
     """Every page of the table of contents, as `book/name`, in reading order."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     found = [toc["root"]]
 
     def walk(node: object) -> None:

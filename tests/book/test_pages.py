@@ -395,7 +395,7 @@ def test_page_works_from_a_file(name: str, book: Path, browser: Browser) -> None
 def test_launch_buttons_lead_to_this_page(book: Path, desktop: Watched) -> None:
     if not (book / "_sources" / f"{desktop.name}.ipynb").is_file():
         return  # only notebooks can be launched
-    config = yaml.safe_load((bookpages.ROOT / "_config.yml").read_text())["repository"]
+    config = yaml.safe_load((bookpages.ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
     owner_and_name = urlsplit(config["url"]).path.strip("/")
     page = desktop.page
     colab = page.locator('a[href*="colab.research.google.com"]').first.get_attribute("href")

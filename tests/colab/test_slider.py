@@ -32,7 +32,7 @@ EXECUTE = """([code, value]) => new Promise(resolve => Jupyter.notebook.kernel.e
 
 def chapter() -> str:
     """The chapter on noising down to its slider, which a name is given to."""
-    book = json.loads((ROOT / "book" / "noising.ipynb").read_text())
+    book = json.loads((ROOT / "book" / "noising.ipynb").read_text(encoding="utf-8"))
     last = next(k for k, cell in enumerate(book["cells"]) if cell["id"] == "noising-slider")
     name = {
         "cell_type": "code",
@@ -49,7 +49,7 @@ def chapter() -> str:
 def notebook(tmp_path_factory) -> Iterator[Page]:
     """The chapter in a browser, run by the notebook program of the other environment. Without either the tests fail."""
     folder, own = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
-    (folder / "noising.ipynb").write_text(chapter())
+    (folder / "noising.ipynb").write_text(chapter(), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,7 +63,7 @@ def notebook(tmp_path_factory) -> Iterator[Page]:
         "--port-retries=0",
         "--NotebookApp.token=",
     ]
-    with open(own / "log", "w") as log:
+    with open(own / "log", "w", encoding="utf-8") as log:
         command = [COLAB / "bin" / "python", "-m", "notebook", *options]
         server = subprocess.Popen(command, cwd=folder, env={**env, **places}, stdout=log, stderr=log)
     base = f"http://127.0.0.1:{port}"
@@ -91,7 +91,7 @@ def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
             except subprocess.TimeoutExpired:
                 continue
             break
-    raise RuntimeError(f"the notebook program did not start:\n{log.read_text()}")
+    raise RuntimeError(f"the notebook program did not start:\n{log.read_text(encoding='utf-8')}")
 
 
 def python(page: Page, code: str, value: str = "None") -> str:
@@ -114,7 +114,7 @@ def assert_shows(page: Page, index: int) -> str:
 
 
 def test_a_slider_moves_with_colabs_versions(notebook: Page) -> None:
-    listed = (ROOT / "tests" / "envs" / "colab.txt").read_text().lower().split()
+    listed = (ROOT / "tests" / "envs" / "colab.txt").read_text(encoding="utf-8").lower().split()
     for module in ("ipywidgets", "IPython", "ipykernel", "anywidget", "traitlets"):
         assert f"{module.lower()}=={python(notebook, f'import {module}', f'{module}.__version__')}" in listed
 

@@ -298,7 +298,7 @@ def a_socket(path: Path) -> None:
 
 FAULTS = {
     "empty file": (lambda p: p.touch(), "is not a PNG, JPEG or WebP picture: remove it"),
-    "text": (lambda p: p.write_text("not a picture"), "is not a PNG, JPEG or WebP picture: remove it"),
+    "text": (lambda p: p.write_text("not a picture", encoding="utf-8"), "is not a PNG, JPEG or WebP picture: remove it"),
     "gif": (lambda p: p.write_bytes(content("gif")), "is not a PNG, JPEG or WebP picture: remove it"),
     "folder": (lambda p: p.mkdir(), "is a folder, not a picture: remove or rename it"),
     "pipe": (os.mkfifo, "is a pipe or a device, not a picture: remove or rename it"),
@@ -535,7 +535,7 @@ def test_a_folder_spelt_in_another_way_is_the_same_run(tiny, pets):
     argv = ["train", "tiny", "--resolution", "12", "--amp", "fp32", "--quiet", "--out", "run", "--dataset"]
     assert ddim(*argv, "pets", "--epochs", "1") == 0
     assert ddim(*argv, str(Path("pets").absolute()), "--epochs", "2", "--resume") == 0
-    config = json.loads(Path("run/config.json").read_text())["config"]
+    config = json.loads(Path("run/config.json").read_text(encoding="utf-8"))["config"]
     assert (config["dataset"], config["epochs"]) == ("pets", 2)
 
 
@@ -584,12 +584,12 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
 
 def test_grey_and_the_recipe_s_resolution(tiny, pets, capsys):
     assert ddim("train", "tiny", "--dataset", pets, "--grey", "--epochs", "1", "--limit", "3", "--quiet") == 0
-    config = json.loads(Path("runs/tiny/config.json").read_text())
+    config = json.loads(Path("runs/tiny/config.json").read_text(encoding="utf-8"))
     assert config["images"] == 3
     assert config["config"]["dataset"] == str(pets)
     unet = config["config"]["unet"]
     assert (unet["resolution"], unet["in_channels"], unet["out_channels"]) == (28, 1, 1)
-    start = json.loads(Path("runs/tiny/starts.jsonl").read_text())["data"]
+    start = json.loads(Path("runs/tiny/starts.jsonl").read_text(encoding="utf-8"))["data"]
     assert (start["colour"], start["classes"]) == (False, 2)
 
 
@@ -600,7 +600,7 @@ def test_the_network_takes_what_a_known_data_set_has(tiny, monkeypatch):
     path = Path("own/kkanji2/U+4E00/0123456789abcdef.png")
     save(path, picture(7, (kanji.SIZE, kanji.SIZE), "L"))
     assert ddim("train", "tiny", "--dataset", "kuzushiji", "--data", "own", "--epochs", "1", "--quiet") == 0
-    unet = json.loads(Path("runs/tiny/config.json").read_text())["config"]["unet"]
+    unet = json.loads(Path("runs/tiny/config.json").read_text(encoding="utf-8"))["config"]["unet"]
     assert (unet["resolution"], unet["attn_resolutions"]) == (64, [32])
 
 

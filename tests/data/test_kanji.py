@@ -16,7 +16,7 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 from PIL import Image
 
-from ddim_core import UNetConfig, cli, data
+from ddim_core import UNetConfig, cli
 from ddim_core.data import kanji, load_dataset
 from ddim_core.data.kanji import BRUSH_FONTS, FOLDER, find_fonts, new_folder, read_folder, read_png, render_brush
 from ddim_core.errors import DataError, DiskError, UnavailableError
@@ -235,7 +235,7 @@ def test_a_font_that_cannot_be_used(fonts, tmp_path, damage):
     folder = copied(fonts, tmp_path / "fonts")
     path = folder / CURSIVE
     if damage == "text":
-        path.write_text("no font\n" * 500)
+        path.write_text("no font\n" * 500, encoding="utf-8")
     elif callable(damage):
         with TTFont(io.BytesIO(path.read_bytes())) as font:
             damage(font)
@@ -321,7 +321,7 @@ def test_one_loader_reads_both(drawn, name, tmp_path, monkeypatch):
     found = load_dataset(name, drawn[0])
     assert (found.name, found.split, len(found)) == (name, "train", drawn[1]["drawn"])
     assert found.classes == tuple(sorted(KANJI))
-    monkeypatch.setattr(data, "CACHE", tmp_path)
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path))
     (tmp_path / name).symlink_to(drawn[0])
     assert torch.equal(load_dataset(name).images, found.images), "found where `ddim data` puts it"
 
@@ -373,6 +373,13 @@ def test_a_picture_that_is_none(tmp_path, content, problem):
     assert "\n" not in str(e.value)
 
 
+def test_of_a_large_picture_nothing_else_is_said(tmp_path, monkeypatch):
+    """Pillow warns of pictures above half of what it refuses; pytest would make an error of that."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 65 * 64 - 1)
+    with pytest.raises(DataError, match="65x64 of mode L, not 64x64 grey"):
+        read_png(encoded(picture(1, (65, 64))), "x")
+
+
 def test_damage_anywhere_in_a_picture_is_an_error_of_ours_or_none():
     np.testing.assert_array_equal(read_png(WHOLE, "x"), picture(1))
     refused = 0
@@ -408,7 +415,7 @@ def test_a_folder_that_is_not_there_or_not_whole(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     unet = UNetConfig(64, ch=4, ch_mult=(1, 1), num_res_blocks=1, norm_groups=2, patch=4)
     monkeypatch.setitem(RECIPES, "tiny-kanji", TrainConfig(unet, dataset="brush-kanji", batch_size=8, warmup=2))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim_core import cli, data
+from ddim_core import cli
 from ddim_core.data import kuzushiji
 from ddim_core.data.kanji import FOLDER, read_folder
 from ddim_core.data.kuzushiji import check_count, fetch, unpack
@@ -374,7 +374,7 @@ def test_a_disk_that_takes_no_more(host, tmp_path):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -451,7 +451,7 @@ def test_a_download_that_is_not_possible(offline, cache, tmp_path, capsys, monke
 def test_a_fault_is_one_line_and_a_code(cache, tmp_path, monkeypatch, capsys, message, argv):
     monkeypatch.chdir(tmp_path)
     archive(tmp_path / "evil.tar", [member("../evil.png", content=png(0))])
-    (tmp_path / "text.tar").write_text("no archive\n" * 99)
+    (tmp_path / "text.tar").write_text("no archive\n" * 99, encoding="utf-8")
     before = tree(tmp_path)
     assert ddim("data", "kuzushiji", *argv) == 3
     err = capsys.readouterr().err

@@ -4,14 +4,17 @@ import gzip
 import hashlib
 import io
 import struct
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import listening, seeded
 
+from ddim_core import cli
 from ddim_core.data import load_dataset, mnist
 from ddim_core.errors import DataError, UnavailableError
+from ddim_core.files import sha256_file
 
 COUNTS_10K = [1001, 1127, 991, 1032, 980, 863, 1014, 1070, 944, 978]
 PREFIX = {"train": "train", "test": "t10k"}
@@ -109,9 +112,10 @@ def test_a_file_cut_short(folder, file, keep):
     root, *_ = folder
     path = root / "MNIST/raw" / file
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="no readable MNIST under") as e:
+    with pytest.raises(DataError, match=r"is not whole|is not a file of MNIST") as e:
         load_dataset("mnist", root, split="test")
-    assert str(root) in str(e.value)
+    assert str(e.value).startswith(f"{path} is not ")
+    assert str(e.value).endswith(": get it anew")
     assert "\n" not in str(e.value)
 
 
@@ -119,7 +123,48 @@ def test_a_file_cut_short(folder, file, keep):
 def test_a_file_of_something_else(folder, file):
     root, *_ = folder
     (root / "MNIST/raw" / file).write_bytes(b"<html>not found</html>" * 1000)
-    with pytest.raises(DataError, match="no readable MNIST under"):
+    with pytest.raises(DataError, match=f"{file} is not a file of MNIST"):
+        load_dataset("mnist", root, split="test")
+
+
+@pytest.mark.parametrize("file", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_file_that_is_a_folder(folder, file):
+    root, *_ = folder
+    (root / "MNIST/raw" / file).unlink()
+    (root / "MNIST/raw" / file).mkdir()
+    with pytest.raises(DataError, match=f"no readable MNIST under .*{file} is not there"):
+        load_dataset("mnist", root, split="test")
+
+
+def test_other_digits_are_taken_and_named(folder):
+    """Somebody means them: all is read, and it is said that they are not the original."""
+    root, *_ = folder
+    (note,) = load_dataset("mnist", root, split="test").notes
+    both = "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+    assert note == f"{root}/MNIST/raw: not the original MNIST ({both}: another sha256)"
+
+
+def test_ddim_data_does_not_call_other_digits_mnist(folder, monkeypatch, capsys):
+    root, *_ = folder
+    monkeypatch.setattr(mnist, "COUNT", {"train": 10_000, "test": 10_000})
+    for kind in ("images-idx3", "labels-idx1"):
+        raw = root / "MNIST" / "raw"
+        (raw / f"train-{kind}-ubyte").write_bytes((raw / f"t10k-{kind}-ubyte").read_bytes())
+    assert cli.main(["data", "mnist", "--data", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("not the original MNIST") == 2
+    assert "LeCun" not in out
+    for split, files in mnist.FILES.items():
+        monkeypatch.setitem(mnist.FILES, split, {name: sha256_file(raw / name) for name in files})
+    assert cli.main(["data", "mnist", "--data", str(root)]) == 0
+    assert capsys.readouterr().out.endswith("10 classes\nMNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0\n")
+
+
+def test_labels_that_are_no_digits(folder):
+    root, _, labels = folder
+    labels[77] = 10
+    (root / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte has labels up to 10, not 0 to 9: get it anew"):
         load_dataset("mnist", root, split="test")
 
 
@@ -151,7 +196,7 @@ def test_no_folder_at_all(tmp_path):
     with pytest.raises(DataError, match=r"no readable MNIST under .*nowhere/MNIST/raw"):
         load_dataset("mnist", tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(DataError, match="no readable MNIST under"):
         load_dataset("mnist", tmp_path / "file")
 
@@ -165,6 +210,107 @@ def test_a_download_that_is_not_possible(offline):
     assert "--data FOLDER" in message
     assert "--dataset mnist-10k" in message
     assert e.value.exit_code == 7
+
+
+# --- the cache: the original, or nothing -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A mirror of a small original on loopback: (cache, its raw folder, what was asked for, how to answer)."""
+    files, asked, ways = {}, [], ["whole"]
+    for split, prefix in PREFIX.items():
+        images = torch.randint(0, 256, (40, 28, 28), generator=seeded(len(prefix)), dtype=torch.uint8)
+        labels = torch.arange(40, dtype=torch.uint8) % 10
+        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        files |= dict(zip(names, (idx(images), idx(labels)), strict=True))
+        monkeypatch.setitem(mnist.FILES, split, {n: hashlib.sha256(files[n]).hexdigest() for n in names})
+    monkeypatch.setattr(mnist, "COUNT", {"train": 40, "test": 40})
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(mnist.urllib.request, "_opener", None)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.strip("/").removesuffix(".gz")
+            asked.append(name)
+            body = gzip.compress(files[name] if ways[0] != "other" else files[name][:-1] + b"\7")
+            body = b"<html>sign in</html>" if ways[0] == "page" else body
+            self.send_response(ways[0] if isinstance(ways[0], int) else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if ways[0] == "cut" else body)
+
+        def log_message(self, *args):
+            pass
+
+    with listening(Handler) as address:
+        monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/",))
+        yield tmp_path / "cache" / "MNIST" / "raw", files, asked, ways
+    mnist.urllib.request._opener = None
+
+
+def test_a_download_is_verified_and_kept(host):
+    raw, files, asked, _ = host
+    digits = load_dataset("mnist")
+    assert (len(digits), digits.notes) == (40, ())
+    assert asked == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+    assert {p.name: p.read_bytes() for p in raw.iterdir()} == {n: files[n] for n in asked}, "and nothing else is left"
+    assert torch.equal(load_dataset("mnist").images, digits.images)
+    assert len(asked) == 2, "once"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 3], lambda b: b[:-1] + b"\7", lambda b: b""])
+@pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+def test_what_is_broken_in_the_cache_is_fetched_anew(host, kind, damage):
+    raw, files, asked, ways = host
+    load_dataset("mnist", split="test")
+    name = f"t10k-{kind}-ubyte"
+    (raw / name).write_bytes(damage(files[name]))
+    asked.clear()
+    ways[0] = 503
+    with pytest.raises(UnavailableError, match=f"{name}: Service Unavailable; {raw / name} is damaged"):
+        load_dataset("mnist", split="test")
+    assert (raw / name).read_bytes() == damage(files[name]), "as it was, until there is a better one"
+    ways[0] = "whole"
+    assert load_dataset("mnist", split="test").labels.tolist() == [i % 10 for i in range(40)]
+    assert asked == [name, name], "the other file is whole"
+    assert (raw / name).read_bytes() == files[name]
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("other", "another file came"),
+        ("page", "Not a gzipped file"),
+        ("cut", "Compressed file ended"),
+        (404, "Not Found"),
+    ],
+    ids=str,
+)
+def test_something_else_than_the_original_is_not_kept(host, way, reason):
+    raw, _, _, ways = host
+    ways[0] = way
+    with pytest.raises(UnavailableError, match=rf"MNIST cannot be downloaded \(train-images-idx3-ubyte: {reason}") as e:
+        load_dataset("mnist")
+    assert "\n" not in str(e.value)
+    assert list(raw.iterdir()) == []
+
+
+def test_a_second_mirror_is_asked(host, monkeypatch):
+    monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/", *mnist.MIRRORS))
+    assert len(load_dataset("mnist", split="test")) == 40
+
+
+@pytest.mark.parametrize("manifest", [None, "", "{", "[]", "{}"])
+def test_a_manifest_that_is_none(tmp_path, monkeypatch, manifest):
+    (tmp_path / "assets").mkdir()
+    if manifest is not None:
+        (tmp_path / "assets" / "manifest.json").write_text(manifest, encoding="utf-8")
+    monkeypatch.setattr(mnist.resources, "files", lambda name: tmp_path)
+    with pytest.raises(DataError, match=r"assets is not whole \(.+\): install the package again"):
+        load_dataset("mnist-10k")
 
 
 def test_packing_what_ships():

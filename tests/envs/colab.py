@@ -43,7 +43,9 @@ def make(place: Path, wheel: Path) -> None:
     python = place / "bin" / "python"
     borrow(place / "borrowed")
     own = next(place.glob("lib/python*/site-packages"))
-    (own / "borrowed.pth").write_text(f"{place.resolve() / 'borrowed'}\n")  # .pth: after the environment's own packages
+    (own / "borrowed.pth").write_text(
+        f"{place.resolve() / 'borrowed'}\n", encoding="utf-8"
+    )  # .pth: after the environment's own packages
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # ipykernel stands beside the wheel, since it is what makes this an environment for notebooks
     subprocess.run([*pip, "install", "--constraint", LIST, wheel, "ipykernel"], check=True)
@@ -55,7 +57,7 @@ def make(place: Path, wheel: Path) -> None:
 
 def check(installed: dict[str, Distribution]) -> None:
     """Every package of the list is there in its version, and no second torch. Raises RuntimeError."""
-    for name, version in listed(LIST.read_text()).items():
+    for name, version in listed(LIST.read_text(encoding="utf-8")).items():
         if name not in installed:
             raise RuntimeError(f"{LIST.name} has {name}, which nothing asks for any more: take it out")
         if installed[name].version != version:
@@ -63,9 +65,11 @@ def check(installed: dict[str, Distribution]) -> None:
     if twice := [name for name in installed if BORROWED.fullmatch(name)]:
         raise RuntimeError(f"installed although it could be borrowed: {', '.join(twice)}")
     free = sorted(
-        f"{name} {found.version}" for name, found in installed.items() if name not in listed(LIST.read_text())
+        f"{name} {found.version}"
+        for name, found in installed.items()
+        if name not in listed(LIST.read_text(encoding="utf-8"))
     )
-    print(f"Colab's versions: {', '.join(f'{n} {v}' for n, v in listed(LIST.read_text()).items())}.")
+    print(f"Colab's versions: {', '.join(f'{n} {v}' for n, v in listed(LIST.read_text(encoding='utf-8')).items())}.")
     print(f"The newest that go with them: {', '.join(free)}.")
 
 
@@ -76,7 +80,7 @@ def listed(freeze: str) -> dict[str, str]:
 
 def renew(freeze: Path, date: str, place: Path) -> None:
     """Writes colab.txt anew: what it names already, and what `place` holds besides, in the versions of `freeze`."""
-    there, old = listed(freeze.read_text()), LIST.read_text()
+    there, old = listed(freeze.read_text(encoding="utf-8")), LIST.read_text(encoding="utf-8")
     wanted = set(listed(old)) | {
         name_of(d.name) for own in place.glob("lib/python*/site-packages") for d in distributions(path=[str(own)])
     }
@@ -84,7 +88,9 @@ def renew(freeze: Path, date: str, place: Path) -> None:
     if lost := sorted(set(listed(old)) - set(there)):
         raise RuntimeError(f"{freeze} has no {', '.join(lost)}: is it Colab's list?")
     head = re.sub(r"(as of )[\d-]+", rf"\g<1>{date}", "".join(re.findall(r"^#.*\n", old, re.M)))
-    LIST.write_text(head + "".join(f"{name}=={there[name]}\n" for name in sorted(wanted & set(there))))
+    LIST.write_text(
+        head + "".join(f"{name}=={there[name]}\n" for name in sorted(wanted & set(there))), encoding="utf-8"
+    )
 
 
 def main() -> None:

@@ -3,12 +3,10 @@
 import huggingface_hub.constants
 import pytest
 
-from ddim_core import data
-
 
 @pytest.fixture(autouse=True)
 def _away_from_the_user(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("DDIM_CORE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -189,7 +189,7 @@ def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
-    (tmp_path / "cache").write_text("not a folder")
+    (tmp_path / "cache").write_text("not a folder", encoding="utf-8")
     with served(CONTENT, "whole") as (url, _), pytest.raises(DiskError, match="set DDIM_CORE_CACHE") as e:
         Source(url, tagged(CONTENT)).fetch()[0]
     assert "\n" not in str(e.value)
@@ -406,12 +406,12 @@ def test_the_hub_offline_in_a_process_of_its_own(tmp_path):
     """One line, though the library tells of every retry once it is set up."""
     run = f"import time; time.sleep = lambda s: None; from ddim_core.cli import main; exit(main(['download', '{HUB}']))"
     env = ENV | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (7, "", 1), done.stderr
 
 
 def test_a_cache_of_the_hub_that_cannot_be_written(at, tmp_path):
-    (tmp_path / "hub").write_text("not a folder")
+    (tmp_path / "hub").write_text("not a folder", encoding="utf-8")
     with at({COMMIT: SMALL}), pytest.raises(DiskError, match="set HF_HOME") as e:
         resolve(HUB)
     assert "\n" not in str(e.value)
@@ -455,7 +455,9 @@ def test_sample_from_the_hub_in_a_process_of_its_own(large, tmp_path):
             "--out",
             "x.npy",
         ]
-        done = subprocess.run([PYTHON, "-m", "ddim_core", *argv], env=env, cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [PYTHON, "-m", "ddim_core", *argv], env=env, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+        )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert fetched(requests) == ["config.json", TENSORS]
     assert np.load(tmp_path / "x.npy").shape == (1, 3, 32, 32)

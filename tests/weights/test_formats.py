@@ -26,7 +26,6 @@ from ddim_core import (
     UNet,
     UNetConfig,
     cli,
-    data,
     encode,
     generate,
     load_pretrained,
@@ -85,7 +84,7 @@ def folder_b(folder, net, attention="new", **settings):
     state = contiguous(to_format_b(net.state_dict(), len(config.ch_mult), attention))
     folder.mkdir(exist_ok=True)
     save_file(state, folder / TENSORS)
-    (folder / "config.json").write_text(json.dumps(settings_b(config) | settings))
+    (folder / "config.json").write_text(json.dumps(settings_b(config) | settings), encoding="utf-8")
     return folder
 
 
@@ -103,7 +102,7 @@ def full(large, tmp_path_factory):
     """`load_pretrained` with a file of the real names and shapes from a server."""
     content = large[1].read_bytes()
     with pytest.MonkeyPatch.context() as patch, served(content, "whole") as (url, _):
-        patch.setattr(data, "CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setenv("DDIM_CORE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("DDIM_CORE_CIFAR10_URL", url)
         patch.setenv("DDIM_CORE_CIFAR10_HASH", sha256(content))
@@ -320,7 +319,7 @@ def test_a_network_of_another_shape_answers_as_in_diffusers(tmp_path, name):
 
 def test_the_larger_network_in_its_full_size(tmp_path):
     """Its parameters are diffusers', and the registry says of it what its settings do."""
-    (tmp_path / "config.json").write_text(json.dumps(LARGER))
+    (tmp_path / "config.json").write_text(json.dumps(LARGER), encoding="utf-8")
     config = config_of(tmp_path / "config.json")
     assert config.to_dict() == describe("google/ddpm-celebahq-256")["unet"]
     with torch.device("meta"):
@@ -379,15 +378,15 @@ def test_every_setting_that_diffusers_has_is_looked_at(tmp_path):
     net = tiny_unet()
     folder = folder_b(tmp_path / "b", net, dropout=0.3)
     path = folder / "config.json"
-    complete = json.loads(path.read_text())
+    complete = json.loads(path.read_text(encoding="utf-8"))
     assert same(load_public(folder)[0], net)
     fields = {k for k in complete if not k.startswith("_")} - {"dropout"}
     assert fields == set(inspect.signature(UNet2DModel.__init__).parameters) - {"self", "dropout"}
     for field in fields:
-        path.write_text(json.dumps(complete | {field: "another"}))
+        path.write_text(json.dumps(complete | {field: "another"}), encoding="utf-8")
         with pytest.raises(CheckpointError, match=rf"config\.json: '{field}' is \"another\" instead of "):
             load_public(folder)
-    path.write_text(json.dumps(complete | {"of_a_later_version": 1}))
+    path.write_text(json.dumps(complete | {"of_a_later_version": 1}), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"config\.json has an unknown setting 'of_a_later_version'"):
         load_public(folder)
 
@@ -397,15 +396,15 @@ def test_a_setting_left_out_counts_as_diffusers_takes_it(tmp_path):
     net = tiny_unet()
     folder = folder_b(tmp_path / "b", net, dropout=0.3, _diffusers_version="0.0.4")
     path = folder / "config.json"
-    complete = json.loads(path.read_text())
+    complete = json.loads(path.read_text(encoding="utf-8"))
     default = {k: p.default for k, p in inspect.signature(UNet2DModel.__init__).parameters.items() if k in complete}
     needed = SHAPE | {k for k, v in default.items() if v != complete[k] and k != "dropout"}
     assert {"norm_eps", "freq_shift", "flip_sin_to_cos", "downsample_padding", "attention_head_dim"} == needed - SHAPE
     for field in needed:
-        path.write_text(json.dumps({k: v for k, v in complete.items() if k != field}))
+        path.write_text(json.dumps({k: v for k, v in complete.items() if k != field}), encoding="utf-8")
         with pytest.raises(CheckpointError, match=rf"config\.json lacks '{field}', which must be"):
             load_public(folder)
-    path.write_text(json.dumps({k: complete[k] for k in needed}))
+    path.write_text(json.dumps({k: complete[k] for k in needed}), encoding="utf-8")
     assert same(load_public(folder)[0], net)
 
 
@@ -458,7 +457,9 @@ def test_a_network_that_cannot_be_is_one_line(small, tmp_path, settings, message
 )
 def test_tensors_of_diffusers_need_their_settings(small, tmp_path, content, message):
     folder = folder_b(tmp_path / "b", small)
-    (folder / "config.json").unlink() if content is None else (folder / "config.json").write_text(content)
+    (folder / "config.json").unlink() if content is None else (folder / "config.json").write_text(
+        content, encoding="utf-8"
+    )
     for path in (folder, folder / TENSORS):
         with pytest.raises(CheckpointError, match=rf"config\.json {message}") as e:
             load_public(path)
@@ -526,7 +527,7 @@ def broken(name, folder, net):
     elif name == "empty":
         path.touch()
     elif name == "web page":
-        path.write_text("<html><body>Not found</body></html>")
+        path.write_text("<html><body>Not found</body></html>", encoding="utf-8")
     elif name == "list":
         torch.save([state, {}], path)
     elif name == "state inside":
@@ -646,6 +647,7 @@ def test_download_sample_and_info_in_processes_of_their_own(large, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            encoding="utf-8",
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert given == ["whole"]

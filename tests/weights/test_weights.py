@@ -25,7 +25,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     trainer = Trainer(replace(TINY_RUN, ema_decay=0.5), tiny_images(), device="cpu", amp="fp32")
     list(train(trainer, out))
-    (out / "starts.jsonl").write_text('{"command": "ddim train tiny", "from_step": 0}\n')
+    (out / "starts.jsonl").write_text('{"command": "ddim train tiny", "from_step": 0}\n', encoding="utf-8")
     return out, trainer
 
 
@@ -162,7 +162,7 @@ def test_export_of_what_is_no_checkpoint(run, tmp_path):
 
 
 def test_export_to_where_nothing_can_be_written(run, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DiskError, match="cannot write"):
         export(run[0] / CHECKPOINT, tmp_path / "file" / "w.safetensors")
 

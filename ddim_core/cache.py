@@ -1,0 +1,45 @@
+"""The folder in which this package keeps what it downloads or makes, data and weights, and what to say of a disk's faults."""
+
+import errno
+import os
+from pathlib import Path
+
+from .errors import DiskError
+
+__all__ = ["cache", "can_be_written", "cannot_write"]
+
+
+def cache() -> Path:
+    """The folder that DDIM_CORE_CACHE names, else `~/.cache/ddim_core`; looked up when it is needed, and not made.
+
+    Raises:
+        DiskError: there is neither (a container's bare user has no home directory).
+    """
+    named = os.environ.get("DDIM_CORE_CACHE") or os.path.join("~", ".cache", "ddim_core")
+    place = os.path.expanduser(named)
+    if place.startswith("~"):
+        raise DiskError("there is no home directory to keep downloads in: set DDIM_CORE_CACHE to a folder")
+    return Path(place)
+
+
+def cannot_write(path: str | Path, error: OSError) -> DiskError:
+    """The line for a file or folder that could not be written: which, why, and what to do."""
+    try:
+        cached = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache()))
+    except DiskError:
+        cached = False
+    if cached:
+        remedy = "free some space, or set DDIM_CORE_CACHE to another folder"
+    else:
+        remedy = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
+    return DiskError(f"cannot write {path} ({error.strerror or error}): {remedy}")
+
+
+def can_be_written(folder: str | Path) -> None:
+    """Make a folder, and raise DiskError where that or writing into it is not possible: before a long download, say."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise cannot_write(folder, error) from error

@@ -1,0 +1,105 @@
+"""One run in a folder: a lock that the system holds for a process, and that ends with the process however it ends."""
+
+import contextlib
+import errno
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+
+from .errors import UsageError
+
+__all__ = ["LOCK", "alone"]
+
+LOCK = ".lock"
+_FAR = 2**30  # where Windows locks a byte: one that is locked cannot be read by others
+_held: set[Path] = set()  # by this process, which may ask again
+
+
+@contextmanager
+def alone(out: str | Path) -> Iterator[None]:
+    """Inside, no other process has a run in this folder, which is made if need be.
+
+    The lock is on a file `.lock` there; of several processes that share a run, the first has it. Where a file system has no locks, a line on standard error says so, and the run
+    goes on; where the folder cannot be written, the run's first file says it.
+
+    Raises:
+        UsageError: another process has a run here.
+    """
+    folder = Path(os.path.realpath(os.path.expanduser(out)))
+    if folder in _held or (dist.is_initialized() and dist.get_rank() > 0):
+        yield
+        return
+    path = folder / LOCK
+    made = [f for f in (folder, *folder.parents) if not f.exists()]
+    file = _take(path)
+    _held.add(folder)
+    try:
+        yield
+    finally:
+        _held.discard(folder)
+        if file is not None:
+            steps = [path.unlink, lambda: os.close(file)]
+            for step in steps if os.name == "posix" else reversed(steps):  # Windows removes no file that is open
+                with contextlib.suppress(OSError):
+                    step()
+            with contextlib.suppress(OSError):  # where nothing came of the run
+                for empty in made:
+                    empty.rmdir()
+
+
+def _take(path: Path) -> int | None:
+    """The open file that carries the lock; None where there can be none."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        try:
+            _lock(file)
+        except BlockingIOError:
+            who = os.read(file, 200).decode(errors="replace")
+            os.close(file)
+            raise UsageError(
+                f"{path.parent} belongs to a run that is under way{f' ({who})' if who else ''}: wait for it or stop it, "
+                "or choose another --out"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or error
+            print(
+                f"ddim: {path.parent} cannot be locked ({reason}): see that no second run writes there",
+                file=sys.stderr,
+            )
+            return file
+        # the file may have been removed between the two calls, by the run that ended: such a lock keeps nobody out
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                os.truncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {platform.node()}".encode())
+                return file
+        os.close(file)
+
+
+def _lock(file: int) -> None:
+    """Lock an open file. Raises BlockingIOError where another process has, another OSError where that is not possible."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        os.lseek(file, _FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EDEADLK):
+                raise BlockingIOError from error
+            raise
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
