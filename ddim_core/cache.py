@@ -31,7 +31,8 @@ def cannot_write(path: str | Path, error: OSError) -> DiskError:
     if cached:
         remedy = "free some space, or set DDIM_CORE_CACHE to another folder"
     else:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "choose a folder that can be written"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "free some space" if full else "choose a folder that can be written"
     return DiskError(f"cannot write {path} ({error.strerror or error}): {remedy}")
 
 

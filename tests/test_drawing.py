@@ -101,7 +101,7 @@ print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.st
     most = []
     for n in (1000, 300_000):
         argv = [PYTHON, "-c", code, weights, str(n), str(tmp_path / "x.npy")]
-        done = subprocess.run(argv, env=ENV, capture_output=True, text=True, check=True)
+        done = subprocess.run(argv, env=ENV, capture_output=True, text=True, check=True, encoding="utf-8")
         most.append(int(done.stdout) / 1000)  # MB
     assert (tmp_path / "x.npy").stat().st_size > 70e6
     assert most[1] - most[0] < 35
@@ -138,6 +138,7 @@ def test_a_long_file_that_is_stopped_leaves_nothing(weights, tmp_path, number, c
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     try:
         while process.poll() is None and not hidden(tmp_path):

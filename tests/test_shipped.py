@@ -55,7 +55,7 @@ def test_a_manifest_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, cont
 
 def test_shipping_enters_the_sha256(tmp_path, monkeypatch):
     source = shipped.assets() / shipped.manifest()["classifier"]["file"]
-    (tmp_path / "manifest.json").write_text(json.dumps({"digits.gz": {"sha256": "0"}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"digits.gz": {"sha256": "0"}}), encoding="utf-8")
     monkeypatch.setattr(shipped, "assets", lambda: tmp_path)
     copy = shipped.ship(source, "judge")
     assert shipped.manifest()["judge"] == {"file": "judge.safetensors", "sha256": sha256_file(source)}

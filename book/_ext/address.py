@@ -44,7 +44,7 @@ def address(root: Path = ROOT) -> str:
 
 def stamped(root: Path = ROOT) -> list[Path]:
     """The files that carry the address, besides _config.yml."""
-    return [root / "README.md", root / "book" / "equations.md", *sorted((root / "book").glob("*.ipynb"))]
+    return [root / "README.md", root / "book" / "equations.md", *sorted((root / "book").glob("[!.]*.ipynb"))]
 
 
 def stamp(url: str, root: Path = ROOT) -> None:

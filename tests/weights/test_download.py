@@ -321,7 +321,7 @@ sys.exit(main(["download", {name!r}]))
 """
     env = {k: v for k, v in ENV.items() if not k.lower().endswith("_proxy")} | {"HF_HOME": str(tmp_path / "home")}
     env |= {"DDIM_CORE_CACHE": str(tmp_path / "cache")} | environment
-    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([PYTHON, "-c", run], env=env, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     return done.returncode, done.stdout, done.stderr
 
 
@@ -354,10 +354,10 @@ def test_what_a_killed_download_left_is_swept(tmp_path):
     with served(CONTENT, "whole") as (url, _):
         wanted = Source(url, tagged(CONTENT))
         wanted.path.parent.mkdir(parents=True)
-        old, new = wanted.path.with_name("tmpold"), wanted.path.with_name("tmpnew")
+        old, new = wanted.path.with_name("tmp0123abcd"), wanted.path.with_name("tmp4567abcd")
         for left in (old, new):
             left.write_bytes(b"half")
-        os.utime(old, (time.time() - 3600,) * 2)
+        os.utime(old, (time.time() - 7200,) * 2)
         wanted.fetch()
     assert sorted(cached(tmp_path)) == sorted([wanted.path, new])
 

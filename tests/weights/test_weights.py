@@ -36,7 +36,7 @@ def package(tmp_path, monkeypatch, run):
     folder.mkdir()
     export(run[0] / CHECKPOINT, folder / "tiny.safetensors")
     entry = {"file": "tiny.safetensors", "sha256": sha256_file(folder / "tiny.safetensors")}
-    (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}))
+    (folder / "manifest.json").write_text(json.dumps({"tiny": entry, "digits.gz": {"sha256": "0"}}), encoding="utf-8")
     monkeypatch.setattr(shipped, "assets", lambda: folder)
     return folder
 
