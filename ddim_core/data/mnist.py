@@ -146,7 +146,7 @@ def read_shipped() -> tuple[Tensor, Tensor]:
     try:
         expected = json.loads((assets / "manifest.json").read_text(encoding="utf-8"))[_SHIPPED]["sha256"]
         raw = (assets / _SHIPPED).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{assets} is not whole ({type(error).__name__}: {reason}): install the package again"

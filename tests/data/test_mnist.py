@@ -303,7 +303,9 @@ def test_a_second_mirror_is_asked(host, monkeypatch):
     assert len(load_dataset("mnist", split="test")) == 40
 
 
-@pytest.mark.parametrize("manifest", [None, "", "{", "[]", "{}"])
+@pytest.mark.parametrize(
+    "manifest", [None, "", "{", "[]", "{}", "[" * 10**5], ids=["missing", "empty", "cut", "list", "no entry", "nested"]
+)
 def test_a_manifest_that_is_none(tmp_path, monkeypatch, manifest):
     (tmp_path / "assets").mkdir()
     if manifest is not None:
