@@ -66,13 +66,13 @@ def run(start: str, changes: dict, images: torch.Tensor, test: torch.Tensor) -> 
     if start == "shipped":
         start_from(trainer, "mnist")
     averages = {d: [p.clone() for p in trainer.ema.parameters()] for d in AVERAGES}
-    begun = time.perf_counter()
+    begun = time.process_time()
     for step in range(trainer.total_steps):
         trainer.step()
         for decay, average in averages.items():
             rate = 1 - (decay if start == "shipped" else min(decay, (1 + step) / (10 + step)))
             torch._foreach_lerp_(average, [p.detach() for p in trainer.model.parameters()], rate)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     found = {"last": losses(trainer.model.eval(), test, trainer.schedule)}
     for decay, average in averages.items():
         for p, q in zip(trainer.ema.parameters(), average, strict=True):
