@@ -131,8 +131,12 @@ def test_pictures_that_are_not_finite_are_not_written(tmp_path, monkeypatch, amp
 )
 def test_a_long_file_that_is_stopped_leaves_nothing(weights, tmp_path, number, code, said):
     argv = ["sample", "--weights", weights, "--n", "200000", "--batch-size", "4", "--steps", "2", "--out", "x.npy"]
+    # under nohup or in the background of a shell the signal is ignored, and would stay so
+    start = "import os, signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_DFL); " + (
+        "os.execv(sys.executable, [sys.executable, '-m', 'ddim_core', *sys.argv[2:]])"
+    )
     process = subprocess.Popen(
-        [PYTHON, "-m", "ddim_core", *argv],
+        [PYTHON, "-c", start, str(int(number)), *argv],
         env=ENV,
         cwd=tmp_path,
         stdout=subprocess.PIPE,
