@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -11,6 +11,7 @@ import torch.distributed as dist
 from .errors import UsageError
 
 __all__ = [
+    "Replay",
     "autocast",
     "choose_amp",
     "choose_device",
@@ -82,6 +83,63 @@ def widest(device: torch.device) -> torch.dtype:
 def in_float64(x: torch.Tensor) -> torch.Tensor:
     """A tensor in float64: on its device, or on the CPU where its device has no such numbers."""
     return x.double() if widest(x.device) == torch.float64 else x.cpu().double()
+
+
+class Replay:
+    """A function of tensors that a CUDA GPU, after a few calls, records as one graph of kernels and replays from then on.
+
+    The function must do the same at every call, for tensors of the same shapes, without waiting for the GPU; what it
+    changes besides its result (parameters, an optimiser's state) must stay in its place in memory, or be forgotten here.
+
+    Args:
+        function: takes tensors, returns a tensor. enabled: False only ever calls it.
+    """
+
+    FIRST = 3  # calls before it is recorded: they allocate, compile and choose what stays
+
+    def __init__(self, function: Callable[..., torch.Tensor], enabled: bool):
+        self.function, self.enabled = function, enabled
+        self.stream: torch.cuda.Stream | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Record anew: what the function works on has moved."""
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.inputs: list[torch.Tensor] = []
+        self.output: torch.Tensor | None = None
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if self.enabled and self.graph is None:
+            with torch.cuda.device(inputs[0].device):
+                if self.calls < self.FIRST:
+                    return self._aside(inputs)
+                self._record(inputs)
+        if not self.enabled:
+            return self.function(*inputs)
+        torch._foreach_copy_(self.inputs, list(inputs))
+        self.graph.replay()
+        return self.output.clone()
+
+    def _aside(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """In the stream in which it will be recorded, which cannot be the default one."""
+        self.stream, self.calls = self.stream or torch.cuda.Stream(), self.calls + 1
+        here = torch.cuda.current_stream()
+        self.stream.wait_stream(here)
+        with torch.cuda.stream(self.stream):
+            output = self.function(*inputs)
+        here.wait_stream(self.stream)
+        return output
+
+    def _record(self, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.inputs, graph = [x.clone() for x in inputs], torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                self.output = self.function(*self.inputs)
+            self.graph = graph
+        except RuntimeError as error:
+            self.enabled = False
+            warnings.warn(f"not replayed as a CUDA graph, and so slower: {str(error).splitlines()[0]}", stacklevel=2)
 
 
 @contextmanager

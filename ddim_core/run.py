@@ -216,6 +216,7 @@ def load(trainer, path: str | Path) -> None:
         like = parameters[int(i)] if tensor.ndim else tensor  # in the memory layout of its parameter
         state.setdefault(int(i), {})[key] = torch.empty_like(like, device=tensor.device).copy_(tensor)
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": state})
+    trainer.replay.forget()
     if trainer.scaler.is_enabled() and description["scaler"]:
         trainer.scaler.load_state_dict(description["scaler"])
     trainer.record.loss_sum.copy_(tensors["loss_sum"])

@@ -5,7 +5,8 @@
     3. draw noise eps               6. move theta down the gradient
 
 Around them: averaged weights (EMA), learning-rate warm-up and decay, gradient clipping, mixed precision, several
-processes, and checkpoints from which a run goes on exactly. Step k of a run draws its pictures, times and noise from
+processes, and checkpoints from which a run goes on exactly. On a GPU one step is recorded and replayed (`device.Replay`):
+asked for one by one, its two thousand small kernels would take the CPU ten times as long as the GPU. Step k of a run draws its pictures, times and noise from
 seeds derived of (seed, k), so neither an interruption nor the number of processes changes them. (Dropout also survives
 an interruption, but is drawn by each process for itself.)
 """
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
-from .device import autocast, choose_amp, choose_device, enough_memory
+from .device import Replay, autocast, choose_amp, choose_device, enough_memory
 from .errors import UsageError
 from .lock import alone
 from .recipes import TrainConfig
@@ -112,11 +113,15 @@ class Trainer:
             # harmless, and said once a process: 1x1 convolutions leave gradients with strides of their own on a CPU
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self.parallel = nn.parallel.DistributedDataParallel(self.model)
+        # what is replayed cannot draw dropout from a seed of its own at each step
+        self.replay = Replay(self.update, on_gpu and self.world == 1 and config.unet.dropout == 0)
         if compile:
-            # one process on a GPU replays its kernels as one graph
-            mode = "reduce-overhead" if on_gpu and self.world == 1 else None
+            mode = "reduce-overhead" if on_gpu and self.world == 1 and not self.replay.enabled else None
             self.parallel = torch.compile(self.parallel, mode=mode)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=on_gpu)
+        if on_gpu:
+            warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # the steps before recording
+        lr = torch.tensor(config.lr, device=self.device) if on_gpu else config.lr
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=lr, fused=on_gpu, capturable=on_gpu)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
         self.generator = torch.Generator(self.device)
         self.steps_done = 0
@@ -160,30 +165,37 @@ class Trainer:
 
     def step(self) -> TrainStep:
         """Do one step."""
-        start, step, config = time.perf_counter(), self.steps_done, self.config
+        start, step = time.perf_counter(), self.steps_done
         x0, t, eps = self.batch(step)
         xt = add_noise(x0, t, eps, self.schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._dropout_seed(step), autocast(self.device, self.amp):
-            prediction = self.parallel(xt, t)
-        losses = (prediction.float() - eps).square().flatten(1).mean(1)
-        loss = losses.mean() if config.loss_weight == "plain" else (self.weight(t) * losses).mean()
-        self.scaler.scale(loss).backward()
-        if config.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(self.lr(step))
+            else:
+                group["lr"] = self.lr(step)
+        losses = self.replay(xt, t, eps, self.weight(t))
         self._update_ema(step)
         self.steps_done = step + 1
-        loss = self._note_losses(t, losses.detach())
+        loss = self._note_losses(t, losses)
         metrics = self.record.add(self, loss, time.perf_counter() - start)
         return TrainStep(self.steps_done, step // self.steps_per_epoch + 1, loss, self.lr(step), metrics)
 
+    def update(self, xt: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:
+        """Steps 5 and 6 of the loop: down the gradient of the weighted loss. Returns each image's loss without weight, `[B]`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._dropout_seed(self.steps_done), autocast(self.device, self.amp):
+            prediction = self.parallel(xt, t)
+        losses = (prediction.float() - eps).square().flatten(1).mean(1)
+        self.scaler.scale((weight * losses).mean()).backward()
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return losses.detach()
+
     def weight(self, t: Tensor) -> Tensor:
-        """How much a picture at each of these times counts in the loss, `[B]`."""
+        """How much an image at each of these times counts in the loss, `[B]`."""
         if self.config.loss_weight == "balanced":
             return self.loss_by_time.weight(t)
         return min_snr(t, self.schedule) if self.config.loss_weight == "min-snr" else torch.ones_like(t).float()

@@ -128,14 +128,33 @@ def test_a_step_does_not_wait(weight, amp):
 
 
 @pytest.mark.parametrize("amp", ["fp32", "bf16", "fp16"])
+def test_a_step_that_is_replayed_is_the_step(amp):
+    asked, replayed = trainer(amp=amp), trainer(amp=amp)
+    asked.replay.enabled = False
+    for _ in range(14):
+        assert replayed.step().loss.item() == pytest.approx(asked.step().loss.item(), rel=1e-3)
+        assert replayed.lr(replayed.steps_done) == asked.lr(asked.steps_done)
+    assert replayed.replay.graph is not None
+    for a, b in zip(replayed.ema.parameters(), asked.ema.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_dropout_is_not_replayed():
+    assert not trainer(TINY_RUN).replay.enabled
+    assert TINY_RUN.unet.dropout > 0
+
+
+@pytest.mark.parametrize("amp", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("compile", [False, True])
-def test_it_learns(amp, compile):
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_it_learns(amp, compile, dropout):
     torch._dynamo.reset()
-    config = replace(TINY_RUN, epochs=60, warmup=20, lr=5e-3)
+    config = replace(TINY_RUN, epochs=60, warmup=20, lr=5e-3, unet=replace(TINY, dropout=dropout))
     t = trainer(config, amp, compile=compile)
     losses = torch.stack([step.loss for step in train(t)]).tolist()
     assert sum(losses[:5]) / 5 > 0.9
     assert sum(losses[-20:]) / 20 < 0.5
+    assert (t.replay.graph is not None) == (dropout == 0)
     if compile:
         assert hasattr(t.parallel, "_orig_mod")
 
