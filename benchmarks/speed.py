@@ -52,7 +52,7 @@ class Bench:
         only = args.only or [""]
         chosen = [c for c in contestants(self.cuda) if c.kind == "note" or any(o in c.name for o in only)]
         self.eager = [c for c in chosen if not c.compiled]
-        self.late = [c for c in chosen if c.compiled and not args.tiny]
+        self.late = [c for c in chosen if c.compiled and not args.tiny and not args.eager]
         self.running: dict[tuple, tuple] = {}  # (mode, batch, name): (run n steps, n for a turn, seconds of a turn)
         self.rows: dict[tuple, dict] = {}
         self.outputs: dict[tuple, torch.Tensor] = {}
@@ -260,6 +260,7 @@ def main(argv: list[str] | None = None, started: float | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="at most")
     parser.add_argument("--turn", type=float, default=0.2, help="seconds of a contestant's turn, about")
     parser.add_argument("--only", nargs="+", help="contestants with one of these in their names, and the note")
+    parser.add_argument("--eager", action="store_true", help="nothing compiled: compiling takes a minute a network")
     parser.add_argument("--tiny", action="store_true", help="a tiny network, nothing compiled: to test this program")
     parser.add_argument("--out", type=Path, help="JSON file, written anew after every round")
     args = parser.parse_args(argv)
