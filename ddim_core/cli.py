@@ -88,11 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=_path, required=True, metavar="FILE", help=out)
     p.add_argument("--columns", type=int, help="pictures per row of the PNG; left out, a square")
 
-    p = commands.add_parser("evaluate", help="how sure a classifier is of samples, beside real test images")
+    p = commands.add_parser("evaluate", help="measure samples of digits beside real ones, in one or many settings")
     p.set_defaults(run=_evaluate)
-    _add_drawing(p, n=1000)
+    _add_drawing(p, n=1000, many=True)
+    p.add_argument("--n-slow", type=int, metavar="N", help="number of pictures at 500 steps and more; left out, --n")
     p.add_argument("--data", **folder, help="folder that holds MNIST/raw; left out, it is downloaded")
-    p.add_argument("--out", type=_path, metavar="FILE", help="also write the figures, as JSON")
+    p.add_argument("--out", type=_path, metavar="FILE", help="results, as JSON; rows that it holds are kept")
+    p.add_argument("--save-samples", **folder, help="keep each row's samples, and judge those that lie there")
+    p.add_argument("--samples", **folder, help="judge the samples that were kept there, draw none")
 
     p = commands.add_parser("data", help="fetch, make or check a data set, and say what it is")
     p.set_defaults(run=_data)
@@ -135,16 +138,22 @@ the same network."""
 _AMP = "arithmetic inside the network: fp32 (the default), bf16, fp16, or auto, the fastest that serves"
 
 
-def _add_drawing(p: argparse.ArgumentParser, n: int) -> None:
+def _add_drawing(p: argparse.ArgumentParser, n: int, many: bool = False) -> None:
+    def option(name: str, default, help: str, **rest):
+        p.add_argument(
+            name, **rest, **({"nargs": "+", "default": [default]} if many else {"default": default}), help=help
+        )
+
     p.add_argument("--weights", required=True, metavar="NAME", help=_WEIGHTS)
-    p.add_argument("--steps", type=int, default=50, help="calls of the network per picture (default 50)")
+    option("--steps", 50, "calls of the network per picture (default 50)", type=int)
     p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--eta", type=_eta, default=0.0, help="0 DDIM, 1 DDPM, between, or sigma-hat")
-    p.add_argument("--order", type=int, default=1, help="1, or 2 for DPM-Solver++(2M), with eta = 0 (default 1)")
-    p.add_argument("--spacing", default="uniform", help="of the times: uniform (the default), quadratic or logsnr")
+    option("--eta", 0.0, "0 DDIM, 1 DDPM, between, or sigma-hat", type=_eta)
+    option("--order", 1, "1, or 2 for DPM-Solver++(2M), with eta = 0 (default 1)", type=int)
+    option("--spacing", "uniform", "of the times: uniform (the default), quadratic or logsnr")
     p.add_argument("--clip", action="store_true", help="limit every guess of the picture to [-1, 1]")
-    p.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default 64)")
+    batch = "pictures drawn at once (default 64" + ("; on a GPU 1000)" if many else ")")
+    p.add_argument("--batch-size", type=int, default=None if many else 64, help=batch)
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
     p.add_argument("--amp", default="fp32", help=_AMP)
 
@@ -185,11 +194,10 @@ def _train(args: argparse.Namespace) -> int:
     return 128 + stopped if stopped else 0
 
 
-def _drawing(args: argparse.Namespace):
+def _drawing(args: argparse.Namespace, *names: str):
     from .drawing import Drawing
 
-    names = ("batch_size", "device", "amp", "steps", "seed", "eta", "order", "spacing", "clip")
-    drawing = Drawing(args.weights, args.n, **{name: getattr(args, name) for name in names})
+    drawing = Drawing(args.weights, args.n, **_given(args, "batch_size", "device", "amp", *names))
     if drawing.note:
         _say(drawing.note)
     return drawing
@@ -199,21 +207,22 @@ def _sample(args: argparse.Namespace) -> None:
     from .drawing import check_out, write
 
     check_out(args.out, args.columns)
-    write(_drawing(args), args.out, args.columns)
+    write(_drawing(args, "steps", "seed", "eta", "order", "spacing", "clip"), args.out, args.columns)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from .evaluate import evaluate
-    from .files import write_atomically
+    from .evaluate import cells, evaluate
+    from .tables import table
 
-    found = evaluate(_drawing(args), args.data)
-    n, sure, real = args.n, found["share_sure_of_samples"], found["share_sure_of_test_images"]
-    print(f"classifier: {found['classifier_test_accuracy']:.2%} of {found['test_images']} test images right")
-    print(f"more than 95 % sure of {sure:.1%} of {n} samples at {args.steps} steps")
-    print(f"more than 95 % sure of {real:.1%} of real test images")
-    print("samples of each digit 0..9:", *found["samples_a_digit"])
-    if args.out:
-        write_atomically(args.out, (json.dumps({"command": args.command_line, **found}, indent=1) + "\n").encode())
+    if args.samples and args.save_samples:
+        raise UsageError("--samples judges what is there, --save-samples draws what is not: choose one")
+    grid = (args.steps, args.eta, args.order, args.spacing)
+    drawing = _drawing(args)
+    if args.batch_size is None and drawing.device.type == "cuda":
+        drawing.batch_size = 1000
+    asked = cells(*grid, clip=args.clip, n=args.n, n_slow=args.n_slow)
+    files = _given(args, "out", "samples", "save_samples")
+    print(table(evaluate(drawing, asked, args.data, seed=args.seed, **files, command=args.command_line, say=_say)))
 
 
 def _data(args: argparse.Namespace) -> None:

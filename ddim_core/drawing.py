@@ -1,11 +1,12 @@
 """Pictures drawn from weights and written as they come: a sheet (PNG), or an array (.npy) of any length."""
 
+import copy
 import io
 import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -37,7 +38,7 @@ class Drawing:
         options: steps, seed, eta, order, spacing, clip, as in `generate`.
 
     Attributes:
-        shape: `(C, H, W)` of one. amp: the arithmetic that was chosen.
+        shape: `(C, H, W)` of one. device, amp: which were chosen.
         note: what is to be said of the weights, or "".
 
     Raises:
@@ -52,15 +53,29 @@ class Drawing:
         if n > sys.maxsize:
             raise UsageError(f"n must be at most {sys.maxsize}")
         self.weights, self.n, self.batch_size, self.options = weights, n, batch_size, options
-        where = choose_device(device)
-        self.amp = choose_amp(where, amp)
+        self.device = choose_device(device)
+        self.amp = choose_amp(self.device, amp)
         path, tensors, description = read(resolve(weights))
-        self.model, self.schedule = build(path, tensors, description, where)
+        self.model, self.schedule = build(path, tensors, description, self.device)
         self.shape = picture_shape(self.model)
         self.note = f"{path}: {description['note']}" if "note" in description else ""
 
-    def batches(self) -> Iterator[Tensor]:
-        """The pictures, `[B, C, H, W]` on the CPU, pixels in [-1, 1]; a bar shows where standard error is a terminal.
+    def with_options(self, n: int, **options) -> "Drawing":
+        """n pictures of the same network, drawn with other options."""
+        other = copy.copy(self)
+        other.n, other.options = n, options
+        return other
+
+    @property
+    def calls(self) -> int:
+        """How many times the network is called, for a batch each."""
+        return -(-self.n // self.batch_size) * self.options.get("steps", 50)
+
+    def batches(self, progress: Callable[[], object] | None = None) -> Iterator[Tensor]:
+        """The pictures, `[B, C, H, W]` on the CPU, pixels in [-1, 1].
+
+        Args:
+            progress: called after each call of the network; left out, a bar shows where standard error is a terminal.
 
         Raises:
             NonFiniteError: a picture holds something else than numbers. UsageError: memory runs out. Else as `generate`.
@@ -70,12 +85,13 @@ class Drawing:
         from .sample import generate
 
         options = {**self.options, "amp": self.amp, "batch_size": self.batch_size}
-        calls = -(-self.n // self.batch_size) * self.options.get("steps", 50)
-        with tqdm(total=calls, unit="step", disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=self.calls, unit="step", disable=True if progress else None, dynamic_ncols=True) as bar:
             for first in range(0, self.n, self.batch_size):
                 n = min(self.batch_size, self.n - first)
                 with enough_memory("draw fewer pictures at once with --batch-size"):
-                    images = generate(self.model, self.schedule, n, first=first, progress=bar.update, **options).cpu()
+                    images = generate(
+                        self.model, self.schedule, n, first=first, progress=progress or bar.update, **options
+                    ).cpu()
                 if not bool(images.isfinite().all()):
                     raise self._not_finite()
                 yield images

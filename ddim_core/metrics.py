@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import fingerprint, to_model
-from .errors import CheckpointError
+from .errors import CheckpointError, NonFiniteError
 from .files import load_tensors, save_tensors
 from .seeds import derive_seed
 from .weights import verified
@@ -123,13 +123,18 @@ def nearest(
     for start in range(0, len(data), batch_size):
         v = vectors(data[start : start + batch_size])
         # |q - v|^2 by one product of matrices: fast, and too rough for pictures that are nearly equal
-        squared = torch.cat([squared, v.square().sum(1) - 2 * q @ v.T], 1)
-        index = torch.cat([index, torch.arange(start, start + len(v), device=q.device).expand(len(q), -1)], 1)
+        part, kept = _smallest(v.square().sum(1) - 2 * q @ v.T, min(k, len(v)))
+        squared, index = torch.cat([squared, part], 1), torch.cat([index, kept + start], 1)
         squared, kept = squared.topk(min(k, squared.shape[1]), largest=False)
         index = index.gather(1, kept)
     found = [(q - vectors(data[index[:, i].to(data.device)])).square().sum(1).sqrt() for i in range(k)]
     distance, order = torch.stack(found, 1).sort(1)
     return distance, index.gather(1, order)
+
+
+def _smallest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Of each row. `topk` of one takes several times as long as `min`."""
+    return x.min(1, keepdim=True) if k == 1 else x.topk(k, largest=False)
 
 
 def edge_directions(x: Tensor) -> Tensor:
@@ -183,8 +188,14 @@ def train_classifier(images: Tensor, labels: Tensor, *, epochs: int = 6, seed: i
 def save_classifier(
     path, model: Classifier, *, command: str, images: Tensor, test_accuracy: float, epochs: int, seed: int
 ):
-    """Write a classifier, rounded to fp16, with its provenance. Raises DiskError."""
+    """Write a classifier, rounded to fp16, with its provenance.
+
+    Raises:
+        NonFiniteError: a number in it is not finite, or not in fp16; nothing is written. DiskError.
+    """
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    if broken := _not_finite(tensors):
+        raise NonFiniteError(f"the classifier's {broken!r} is not finite: train it again, at a lower rate or longer")
     provenance = {
         "command": command,
         "data_sha256": fingerprint(images),
@@ -201,9 +212,12 @@ def load_classifier(path=None) -> Classifier:
     """Load a classifier in evaluation mode: the one that comes with the package, or a file.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or is not a classifier.
+        CheckpointError: the file is missing or damaged, or is not a classifier, or holds numbers that are not finite.
     """
-    tensors, _ = load_tensors(path or verified("classifier"), kind=KIND)
+    path = path or verified("classifier")
+    tensors, _ = load_tensors(path, kind=KIND)
+    if broken := _not_finite(tensors):
+        raise CheckpointError(f"{path}: the classifier's {broken!r} is not finite: use another file")
     model = Classifier()
     try:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
@@ -212,3 +226,8 @@ def load_classifier(path=None) -> Classifier:
             f"{path}: not the parameters of this classifier ({str(error).splitlines()[0]})"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def _not_finite(tensors: dict[str, Tensor]) -> str | None:
+    """The first that holds a number which is not finite."""
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
