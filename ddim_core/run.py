@@ -63,17 +63,19 @@ class Record:
         self.loss_sum = torch.zeros((), dtype=widest(device), device=device)
         self.seconds = 0.0
 
-    def add(self, trainer, loss: Tensor, seconds: float) -> dict | None:
-        """Enter a step that `trainer` has just done; at the end of an epoch, its line.
+    def add(self, trainer, loss: Tensor, started: float) -> dict | None:
+        """Enter the step that `trainer` has done since `started`, a time of `perf_counter`; at the end of an epoch, its line.
+
+        A GPU computes while the next steps are asked for; the time that it takes is waited for here, where it is looked at.
 
         Raises:
             NonFiniteError: the loss is no longer finite (looked at every 20 steps).
         """
         self.loss_sum += loss
-        self.seconds += seconds
         at_end = trainer.steps_done % trainer.steps_per_epoch == 0
         if at_end or trainer.steps_done % _CHECK_EVERY == 0:
             self.check(trainer)
+        self.seconds += time.perf_counter() - started
         if not at_end:
             return None
         done = trainer.steps_per_epoch

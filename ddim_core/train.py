@@ -5,8 +5,8 @@
     3. draw noise eps               6. move theta down the gradient
 
 Around them: averaged weights (EMA), learning-rate warm-up and decay, gradient clipping, mixed precision, several
-processes, and checkpoints from which a run goes on exactly. On a GPU one step is recorded and replayed (`device.Replay`):
-asked for one by one, its two thousand small kernels would take the CPU ten times as long as the GPU. Step k of a run draws its pictures, times and noise from
+processes, and checkpoints from which a run goes on exactly. On a GPU one step is recorded and replayed (`device.Replay`): asked
+for one by one, its many small kernels keep the CPU busy for several times as long as the GPU. Step k of a run draws its pictures, times and noise from
 seeds derived of (seed, k), so neither an interruption nor the number of processes changes them. (Dropout also survives
 an interruption, but is drawn by each process for itself.)
 """
@@ -119,7 +119,9 @@ class Trainer:
             mode = "reduce-overhead" if on_gpu and self.world == 1 and not self.replay.enabled else None
             self.parallel = torch.compile(self.parallel, mode=mode)
         if on_gpu:
-            warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # the steps before recording
+            warnings.filterwarnings(
+                "ignore", message=".*constructed with capturable=True"
+            )  # the steps before recording
         lr = torch.tensor(config.lr, device=self.device) if on_gpu else config.lr
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=lr, fused=on_gpu, capturable=on_gpu)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == "fp16")
@@ -177,7 +179,7 @@ class Trainer:
         self._update_ema(step)
         self.steps_done = step + 1
         loss = self._note_losses(t, losses)
-        metrics = self.record.add(self, loss, time.perf_counter() - start)
+        metrics = self.record.add(self, loss, start)
         return TrainStep(self.steps_done, step // self.steps_per_epoch + 1, loss, self.lr(step), metrics)
 
     def update(self, xt: Tensor, t: Tensor, eps: Tensor, weight: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
 """What a machine offers: which device, which arithmetic, how much memory, how many processes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from helpers import TINY, TINY_RUN, tiny_images
 
-from ddim_core.device import autocast, choose_amp, choose_device, enough_memory, first_alone, processes
+from ddim_core.device import Replay, autocast, choose_amp, choose_device, enough_memory, first_alone, processes
 from ddim_core.errors import UsageError
+from ddim_core.train import Trainer
 
 CPU = torch.device("cpu")
 
@@ -90,3 +94,19 @@ def test_other_errors_go_through(error):
 def test_one_process_alone_joins_nothing():
     with processes(), first_alone():
         assert not torch.distributed.is_initialized()
+
+
+def test_where_nothing_is_recorded_every_call_is_the_function():
+    """What a GPU records is tested in test_gpu.py."""
+    calls = []
+    replay = Replay(lambda x, y: calls.append(1) or x + y, enabled=False)
+    for k in range(Replay.FIRST + 2):
+        assert replay(torch.tensor(1.0), torch.tensor(float(k))).item() == 1 + k
+    assert (len(calls), replay.graph) == (Replay.FIRST + 2, None)
+
+
+def test_a_step_is_recorded_on_a_gpu_alone():
+    trainer = Trainer(replace(TINY_RUN, unet=replace(TINY, dropout=0.0)), tiny_images(), device="cpu", amp="fp32")
+    trainer.step()
+    assert not trainer.replay.enabled
+    assert trainer.optimizer.param_groups[0]["lr"] == trainer.lr(0)
