@@ -154,6 +154,23 @@ FAULTS = [
     (2, "--resolution must be at least 4 for the recipe tiny, got -5", [*TRAIN, *OWN, "--resolution", "-5"]),
     (2, "--resolution must be at least 4 for the recipe tiny, got 3", [*TRAIN, *OWN, "--resolution", "3"]),
     (2, "epochs must be an integer of at least 1, got 0", ["train", "classifier", "--out", "run", "--epochs", "0"]),
+    *(
+        (
+            2,
+            f"the classifier is trained in one way only, from its start: leave out {option}",
+            ["train", "classifier", "--out", "run", option, *value],
+        )
+        for option, *value in [
+            ["--resume"],
+            ["--lr", "0"],
+            ["--batch-size", "32"],
+            ["--loss-weight", "plain"],
+            ["--device", "cpu"],
+            ["--amp", "fp32"],
+            ["--compile"],
+        ]
+    ),
+    (2, "leave out --resume, --lr", ["train", "classifier", "--out", "run", "--lr", "1e-3", "--resume"]),
     (2, "n must be at most ", [*SAMPLE, "--n", "1" + "0" * 400]),
     # 3: data
     (3, "no readable MNIST under nowhere/MNIST/raw", ["train", "mnist", "--out", "run", "--data", "nowhere"]),
@@ -238,6 +255,7 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     assert "not finite by step 8 (lr" in err
     assert err.endswith("nothing was saved yet; begin again with a smaller --lr\n")
     assert sorted(os.listdir("run")) == ["config.json", "starts.jsonl"], "no checkpoint of it"
+    assert ddim(*TRAIN, "--out", "run", "--batch-size", "3", "--lr", "1e-3") == 0, "begun again, as the line says"
 
 
 def test_a_full_disk(tmp_path):
