@@ -70,10 +70,14 @@ def test_what_is_no_schedule_is_refused(alpha):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"T": 0}, {"T": -5}, {"beta_1": 0}, {"beta_T": 1}, {"beta_1": -1e-4}, {"beta_T": float("nan")}]
+    ("bad", "message"),
+    [
+        *(({"T": T}, "T must be at least 1") for T in (0, -5)),
+        *(({beta: value}, "must lie in") for beta in ("beta_1", "beta_T") for value in (0, 1, 1.5, -1e-4, math.nan)),
+    ],
 )
-def test_linear_refuses_values_out_of_range(bad):
-    with pytest.raises(ValueError, match="must"):
+def test_linear_refuses_values_out_of_range(bad, message):
+    with pytest.raises(ValueError, match=message):
         Schedule.linear(**bad)
 
 
