@@ -161,6 +161,13 @@ def test_logsnr_strides_are_even_where_times_are_dense_enough():
     assert SCHEDULE.timesteps(1000, spacing="logsnr") == list(range(1001))
 
 
+def test_of_two_equal_times_one_is_moved_on():
+    """Where the level falls off a cliff, several even strides end at the same time: here at 5, the last but one, too."""
+    level = torch.tensor([0.0, 1, 2, 3, 30, 31, 32, 33, 34, 35], dtype=torch.float64)
+    cliff = Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.sigmoid(-2 * level)]))
+    assert cliff.timesteps(5, spacing="logsnr") == [0, 1, 4, 5, 6, 10]
+
+
 def test_every_kth_time():
     for k in range(1, 1001):
         tau = SCHEDULE.timesteps(every=k)
