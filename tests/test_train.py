@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -77,6 +78,18 @@ def test_steps_and_epochs(tmp_path):
     assert written[0]["images_per_second"] > 0
     assert sorted(os.listdir(tmp_path)) == [CHECKPOINT, METRICS]
     assert list(train(t, tmp_path)) == [], "it is done"
+
+
+def test_the_seconds_of_an_epoch_are_those_of_its_steps():
+    """Not what happens between them."""
+    t, draw = trainer(replace(QUIET, epochs=1)), trainer(QUIET).batch
+    t.batch = lambda step: time.sleep(0.1) or draw(step)
+    start = time.perf_counter()
+    for step in train(t):
+        metrics, passed = step.metrics, time.perf_counter() - start
+        time.sleep(0.3)
+    assert 0.5 <= metrics["seconds"] < passed - 1.1
+    assert metrics["images_per_second"] == pytest.approx(40 / metrics["seconds"], rel=0.15)
 
 
 def test_every_epoch_is_a_new_order_of_the_pictures():
