@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 from ddim_core import UNet
 from ddim_core.errors import UsageError
 from ddim_core.run import CHECKPOINT, METRICS
-from ddim_core.train import train
+from ddim_core.train import Trainer, train
 
 # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -239,6 +239,15 @@ def test_bf16_trains_nearly_as_fp32():
     a, b = (losses(train(trainer(QUIET, amp=amp))) for amp in ("fp32", "bf16"))
     assert a != b
     assert a == pytest.approx(b, rel=0.05)
+
+
+def test_the_compiled_network_is_the_same_one():
+    """Compiled is what a step calls; what is trained, averaged and saved keeps its tensors and their names."""
+    t = Trainer(TINY_RUN, IMAGES, device="cpu", amp="fp32", compile=True)
+    assert isinstance(t.parallel, torch._dynamo.OptimizedModule)
+    assert t.parallel._orig_mod is t.model
+    assert not isinstance(t.model, torch._dynamo.OptimizedModule)
+    assert_same(t, trainer())
 
 
 def test_gradients_are_of_the_whole_loss_and_start_at_zero_each_step():
