@@ -183,6 +183,9 @@ def _train(args: argparse.Namespace) -> int:
 
         if args.resolution is not None or args.grey:
             raise UsageError("the classifier is for digits: choose --dataset mnist or mnist-10k")
+        others = _given(args, "resume", "batch_size", "lr", "loss_weight", "device", "amp", "compile")
+        if asked := [f"--{name.replace('_', '-')}" for name, value in others.items() if value is not False]:
+            raise UsageError(f"the classifier is trained in one way only, from its start: leave out {', '.join(asked)}")
         train_judge(out, **_given(args, "dataset", "data", "limit", "epochs", "seed"), **told)
         return 0
     from .launch import launch

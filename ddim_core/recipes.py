@@ -134,7 +134,8 @@ def fit_pictures(config: TrainConfig, channels: int, resolution: int) -> TrainCo
     try:
         bare = replace(old, resolution=resolution, in_channels=channels, out_channels=channels, attn_resolutions=())
     except ValueError as error:
-        raise UsageError(
-            f"{error}: choose a larger --resolution, or a recipe with fewer levels ({', '.join(RECIPES)})"
-        ) from error
+        # those that would do: a recipe may have fewer levels and still too many
+        fewer = [name for name, other in RECIPES.items() if 2 ** (len(other.unet.ch_mult) - 1) <= resolution]
+        remedy = f", or a recipe with fewer levels ({', '.join(fewer)})" if fewer else ""
+        raise UsageError(f"{error}: choose a larger --resolution{remedy}") from error
     return replace(config, unet=replace(bare, attn_resolutions=tuple(bare.resolutions[i] for i in attended)))

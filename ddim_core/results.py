@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
+from .errors import DataError, UsageError
 from .files import write_atomically
 from .shipped import assets, manifest
 
@@ -32,10 +32,15 @@ def save_result(name: str, arrays: dict[str, np.ndarray], *, command: str, weigh
         command: what makes this file, as typed at the repository's root.
         weights: name of the shipped weights it comes from, whose sha256 goes into the provenance; None for none.
         provenance: anything else worth knowing, as JSON values: seeds, counts, machine.
+
+    Raises:
+        UsageError: weights that do not come with the package. DiskError: the file cannot be written.
     """
     record = {"command": command, "date": time.strftime("%Y-%m-%d", time.gmtime()), **provenance}
     if weights is not None:
-        record |= {"weights": weights, "weights_sha256": manifest()[weights]["sha256"]}
+        if weights not in (known := manifest()):
+            raise UsageError(f"no weights {weights!r} come with the package: choose one of {', '.join(known)}")
+        record |= {"weights": weights, "weights_sha256": known[weights]["sha256"]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays, provenance=np.array(json.dumps(record)))
     path = _FOLDER / f"{name}.npz"
@@ -53,7 +58,10 @@ def load_result(name: str) -> tuple[dict[str, np.ndarray], dict]:
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        provenance = json.loads(arrays.pop("provenance").item())
+        if "provenance" not in arrays:
+            raise ValueError("it does not say where it comes from")
+        if not isinstance(provenance := json.loads(arrays.pop("provenance").item()), dict):
+            raise ValueError("its provenance is no record")
     except FileNotFoundError:
         raise DataError(f"no result {name!r}: there are {', '.join(results()) or 'none'}") from None
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file

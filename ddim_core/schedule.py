@@ -103,8 +103,6 @@ class Schedule:
         return [max(i, (2 * i * i * T + S * S) // (2 * S * S)) for i in range(S + 1)]
 
     def _even_in_log_snr(self, S: int) -> list[int]:
-        if S == 1:
-            return [0, self.T]
         level = -self.log_snr(range(1, self.T + 1)).numpy()  # ascends
         tau = [0, *np.interp(np.linspace(level[0], level[-1], S), level, np.arange(1, self.T + 1)).round().astype(int)]
         tau = [int(t) for t in tau]

@@ -19,9 +19,9 @@ import torch
 from helpers import ENV, PYTHON, TINY_28, TINY_RUN, scenario, tiny_images
 from PIL import Image
 
-from ddim_core import cli, data, generate, run, shipped
+from ddim_core import UNet, cli, data, generate, run, shipped
 from ddim_core.data import load_dataset
-from ddim_core.files import load_tensors
+from ddim_core.files import load_tensors, save_tensors
 from ddim_core.plots import tile
 from ddim_core.recipes import RECIPES
 from ddim_core.run import CHECKPOINT, METRICS
@@ -154,6 +154,23 @@ FAULTS = [
     (2, "--resolution must be at least 4 for the recipe tiny, got -5", [*TRAIN, *OWN, "--resolution", "-5"]),
     (2, "--resolution must be at least 4 for the recipe tiny, got 3", [*TRAIN, *OWN, "--resolution", "3"]),
     (2, "epochs must be an integer of at least 1, got 0", ["train", "classifier", "--out", "run", "--epochs", "0"]),
+    *(
+        (
+            2,
+            f"the classifier is trained in one way only, from its start: leave out {option}",
+            ["train", "classifier", "--out", "run", option, *value],
+        )
+        for option, *value in [
+            ["--resume"],
+            ["--lr", "0"],
+            ["--batch-size", "32"],
+            ["--loss-weight", "plain"],
+            ["--device", "cpu"],
+            ["--amp", "fp32"],
+            ["--compile"],
+        ]
+    ),
+    (2, "leave out --resume, --lr", ["train", "classifier", "--out", "run", "--lr", "1e-3", "--resume"]),
     (2, "n must be at most ", [*SAMPLE, "--n", "1" + "0" * 400]),
     # 3: data
     (3, "no readable MNIST under nowhere/MNIST/raw", ["train", "mnist", "--out", "run", "--data", "nowhere"]),
@@ -238,6 +255,7 @@ def test_a_loss_that_is_not_finite(tmp_path, capsys):
     assert "not finite by step 8 (lr" in err
     assert err.endswith("nothing was saved yet; begin again with a smaller --lr\n")
     assert sorted(os.listdir("run")) == ["config.json", "starts.jsonl"], "no checkpoint of it"
+    assert ddim(*TRAIN, "--out", "run", "--batch-size", "3", "--lr", "1e-3") == 0, "begun again, as the line says"
 
 
 def test_a_full_disk(tmp_path):
@@ -376,6 +394,27 @@ def test_the_remedies_for_a_loss_that_is_not_finite_work(capsys):
     assert ddim(*go_on, "--lr", "1e30") == 5
     assert capsys.readouterr().err.endswith("a smaller --lr or --amp fp32\n")
     assert ddim(*go_on, "--amp", "fp32") == 0
+
+
+def test_the_remedy_of_fp32_works(tmp_path, capsys):
+    """A bias that float32 still holds, and bf16 does not: silu makes 0 of it in the one, and no number in the other."""
+    net = UNet(TINY_28.unet)
+    with torch.no_grad():
+        net.temb.dense[0].bias[0] = -3.4e38
+    description = {"kind": "weights", "unet": TINY_28.unet.to_dict(), "provenance": {}}
+    schedule = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
+    save_tensors("w.safetensors", net.state_dict(), {**description, "schedule": schedule})
+    train = [*TRAIN, "--out", "run", "--init", "w.safetensors"]
+    draw = ["sample", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
+    for argv, said in (
+        (train, "the loss is not finite by step 3 (lr 0.00045, bf16): nothing was saved yet; begin again with a"),
+        (draw, "the pictures of w.safetensors are not finite (bf16; "),
+    ):
+        assert ddim(*argv, "--amp", "bf16", "--device", "cpu") == 5
+        err = capsys.readouterr().err
+        assert said in err
+        assert "--amp fp32" in err
+        assert ddim(*argv, "--amp", "fp32", "--device", "cpu") == 0
 
 
 def test_leftovers_of_a_killed_writer_are_removed():

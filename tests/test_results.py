@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddim_core import results
-from ddim_core.errors import DataError
+from ddim_core.errors import DataError, UsageError
 from ddim_core.results import load_result, save_result
 from ddim_core.weights import manifest
 
@@ -47,7 +47,7 @@ def test_without_weights(folder):
 
 
 def test_weights_have_to_be_known(folder):
-    with pytest.raises(KeyError, match="nothing"):
+    with pytest.raises(UsageError, match=r"^no weights 'nothing' come with the package: choose one of .*mnist"):
         save_result("x", ARRAYS, command="c", weights="nothing")
     assert results.results() == []
 
@@ -71,12 +71,19 @@ def test_damage(folder, damage):
 
 
 @pytest.mark.parametrize(
-    "provenance", [{}, {"provenance": "{"}, {"provenance": [1, 2]}], ids=["none", "cut", "numbers"]
+    ("provenance", "reason"),
+    [
+        ({}, "it does not say where it comes from"),
+        ({"provenance": "{"}, "Expecting property name"),
+        ({"provenance": [1, 2]}, "one element|size 1"),
+        ({"provenance": "[1, 2]"}, "its provenance is no record"),
+    ],
+    ids=["none", "cut", "numbers", "a list"],
 )
-def test_a_provenance_that_is_none(folder, provenance):
+def test_a_provenance_that_is_none(folder, provenance, reason):
     folder.mkdir()
     np.savez(folder / "speed.npz", x=np.zeros(2), **{k: np.array(v) for k, v in provenance.items()})
-    with pytest.raises(DataError, match=r"speed\.npz is damaged .*: install the package again") as e:
+    with pytest.raises(DataError, match=rf"speed\.npz is damaged \(.*({reason}).*\): install the package again") as e:
         load_result("speed")
     assert "\n" not in str(e.value)
 

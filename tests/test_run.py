@@ -93,6 +93,22 @@ def test_a_long_epoch_is_saved_from_time_to_time(tmp_path, monkeypatch):
     assert_same(again, t)
 
 
+@pytest.mark.parametrize(("apart", "saved_at"), [(-1, [5, 10, 15]), (3600, [15])])
+def test_the_ends_of_short_epochs_are_saved_with_time_between_them_and_the_last_one_always(
+    tmp_path, monkeypatch, apart, saved_at
+):
+    monkeypatch.setattr(training, "_SAVE_APART", apart)
+    t, found, before = trainer(), [], None
+    for step in train(t, tmp_path):
+        path = tmp_path / CHECKPOINT
+        if (
+            path.exists() and (now := path.stat().st_ino) != before
+        ):  # each is written anew and takes the old one's place
+            before = now
+            found.append(step.step)
+    assert found == saved_at
+
+
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     t = trainer()

@@ -70,10 +70,14 @@ def test_what_is_no_schedule_is_refused(alpha):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"T": 0}, {"T": -5}, {"beta_1": 0}, {"beta_T": 1}, {"beta_1": -1e-4}, {"beta_T": float("nan")}]
+    ("bad", "message"),
+    [
+        *(({"T": T}, "T must be at least 1") for T in (0, -5)),
+        *(({beta: value}, "must lie in") for beta in ("beta_1", "beta_T") for value in (0, 1, 1.5, -1e-4, math.nan)),
+    ],
 )
-def test_linear_refuses_values_out_of_range(bad):
-    with pytest.raises(ValueError, match="must"):
+def test_linear_refuses_values_out_of_range(bad, message):
+    with pytest.raises(ValueError, match=message):
         Schedule.linear(**bad)
 
 
@@ -155,6 +159,13 @@ def test_logsnr_strides_are_even_where_times_are_dense_enough():
     assert SCHEDULE.timesteps(2, spacing="logsnr") == [0, 1, 1000]
     assert SCHEDULE.timesteps(10, spacing="logsnr") == [0, 1, 6, 23, 74, 203, 411, 604, 758, 887, 1000]
     assert SCHEDULE.timesteps(1000, spacing="logsnr") == list(range(1001))
+
+
+def test_of_two_equal_times_one_is_moved_on():
+    """Where the level falls off a cliff, several even strides end at the same time: here at 5, the last but one, too."""
+    level = torch.tensor([0.0, 1, 2, 3, 30, 31, 32, 33, 34, 35], dtype=torch.float64)
+    cliff = Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.sigmoid(-2 * level)]))
+    assert cliff.timesteps(5, spacing="logsnr") == [0, 1, 4, 5, 6, 10]
 
 
 def test_every_kth_time():

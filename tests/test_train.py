@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from torch.nn.functional import mse_loss
 from ddim_core import UNet
 from ddim_core.errors import UsageError
 from ddim_core.run import CHECKPOINT, METRICS
-from ddim_core.train import train
+from ddim_core.train import Trainer, train
 
 # --- the loop ----------------------------------------------------------------------------------------------------
 
@@ -77,6 +78,18 @@ def test_steps_and_epochs(tmp_path):
     assert written[0]["images_per_second"] > 0
     assert sorted(os.listdir(tmp_path)) == [CHECKPOINT, METRICS]
     assert list(train(t, tmp_path)) == [], "it is done"
+
+
+def test_the_seconds_of_an_epoch_are_those_of_its_steps():
+    """Not what happens between them."""
+    t, draw = trainer(replace(QUIET, epochs=1)), trainer(QUIET).batch
+    t.batch = lambda step: time.sleep(0.1) or draw(step)
+    start = time.perf_counter()
+    for step in train(t):
+        metrics, passed = step.metrics, time.perf_counter() - start
+        time.sleep(0.3)
+    assert 0.5 <= metrics["seconds"] < passed - 1.1
+    assert metrics["images_per_second"] == pytest.approx(40 / metrics["seconds"], rel=0.15)
 
 
 def test_every_epoch_is_a_new_order_of_the_pictures():
@@ -226,6 +239,15 @@ def test_bf16_trains_nearly_as_fp32():
     a, b = (losses(train(trainer(QUIET, amp=amp))) for amp in ("fp32", "bf16"))
     assert a != b
     assert a == pytest.approx(b, rel=0.05)
+
+
+def test_the_compiled_network_is_the_same_one():
+    """Compiled is what a step calls; what is trained, averaged and saved keeps its tensors and their names."""
+    t = Trainer(TINY_RUN, IMAGES, device="cpu", amp="fp32", compile=True)
+    assert isinstance(t.parallel, torch._dynamo.OptimizedModule)
+    assert t.parallel._orig_mod is t.model
+    assert not isinstance(t.model, torch._dynamo.OptimizedModule)
+    assert_same(t, trainer())
 
 
 def test_gradients_are_of_the_whole_loss_and_start_at_zero_each_step():

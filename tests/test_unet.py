@@ -14,7 +14,7 @@ from safetensors.torch import load, save, save_file
 
 from ddim_core import UNet, UNetConfig
 from ddim_core.recipes import RECIPES
-from ddim_core.unet import AttentionBlock, attention, timestep_embedding
+from ddim_core.unet import AttentionBlock, Downsample, attention, group_norm, timestep_embedding
 
 CIFAR = UNetConfig(32, 3, 3, ch=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,), dropout=0.1)
 MNIST = RECIPES["mnist"].unet
@@ -184,6 +184,25 @@ def test_the_embedding_of_time(channels):
     angle = t.numpy()[:, None] * frequency
     expected = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
     np.testing.assert_allclose(timestep_embedding(t, channels).numpy(), expected, atol=2e-4)
+
+
+def test_the_normalisation_divides_by_the_root_of_variance_plus_a_millionth():
+    """Seen where the variance is no larger than that."""
+    x = 1e-3 * randn(2, 4, 5, 5)
+    groups = x.double().view(2, 2, 50)
+    expected = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(group_norm(4, 2)(x).double(), expected.view(x.shape), rtol=1e-3, atol=1e-4)
+
+
+def test_an_odd_size_is_halved_and_rounded_down():
+    """A 3x3 sum over every second pixel, padded by one row and one column of zeros at the far end."""
+    down, x = Downsample(1), randn(1, 1, 5, 8)
+    with torch.no_grad():
+        down.conv.weight.fill_(1), down.conv.bias.zero_()
+        found = down(x)
+    padded = F.pad(x[0, 0], (0, 1, 0, 1))
+    expected = torch.stack([torch.stack([padded[i : i + 3, j : j + 3].sum() for j in (0, 2, 4, 6)]) for i in (0, 2)])
+    torch.testing.assert_close(found[0, 0], expected)
 
 
 def test_attention_is_softmax_attention_in_the_layout_of_the_fused_kernel(monkeypatch):
@@ -421,6 +440,7 @@ def test_the_gradient_reaches_every_parameter_through_patches():
         ({"ch": 7, "norm_groups": 1}, "ch must be even"),
         ({"ch": 0}, "ch must be a positive integer"),
         ({"ch": 12}, "norm_groups = 8 does not divide 12 channels"),
+        ({"ch": 4, "ch_mult": (2,)}, "norm_groups = 8 does not divide 4 channels"),
         ({"ch_mult": ()}, "ch_mult must be positive integers"),
         ({"ch_mult": (1, 0)}, "ch_mult must be positive integers"),
         ({"ch_mult": (1, 1.5)}, "ch_mult must be positive integers"),
@@ -441,6 +461,10 @@ def test_the_gradient_reaches_every_parameter_through_patches():
 def test_a_configuration_that_makes_no_network(values, message):
     with pytest.raises(ValueError, match=message):
         UNetConfig(**({"resolution": 32, "ch": 16, "ch_mult": (1, 2), "norm_groups": 8} | values))
+
+
+def test_what_is_left_out_is_the_large_network_for_grey_pictures():
+    assert UNetConfig(28) == UNetConfig(28, 1, 1, 128, (1, 2, 2), 2, (), 0.0, 32, 1)
 
 
 def test_a_configuration_survives_json():

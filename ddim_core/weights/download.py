@@ -141,6 +141,6 @@ def _one_line(url: str, remedy: str, place: str, setting: str, logger: Logger) -
 
 def _unavailable(url: str, cause: object, remedy: str) -> UnavailableError:
     reason = " ".join(str(cause).split()) or type(cause).__name__
-    if "SOCKS" in reason:
+    if re.search(r"\bSOCKS\b", reason):  # not SOCKSHTTPSConnection, of a client that has what it needs
         remedy = f"install what the proxy needs (pip install pysocks socksio), or {remedy}"
     return UnavailableError(f"weights cannot be downloaded from {url} ({reason}): {remedy}")

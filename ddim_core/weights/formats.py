@@ -137,7 +137,8 @@ def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) ->
         # format B has attention's 1x1 convolutions as dense layers
         elif tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
             problem = f"has shape {tuple(tensor.shape)} instead of {tuple(shape)}: {verdict}"
-        elif not (tensor := tensor.float()).isfinite().all():
+        # a copy: one that is float32 already would keep the file mapped, which on Windows cannot then be replaced
+        elif not (tensor := tensor.to(torch.float32, copy=True)).isfinite().all():
             problem = "holds numbers that are not finite: use other weights"
         if problem:
             raise CheckpointError(f"{path}: {name!r} {problem}")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import struct
 import warnings
@@ -489,10 +490,25 @@ def test_a_recipe_is_fitted_to_pictures():
     assert fit_pictures(fitted, 1, 64) == kanji
     assert fit_pictures(RECIPES["mnist"], 1, 28) == RECIPES["mnist"]
     assert fit_pictures(RECIPES["mnist"], 3, 33).unet.attn_resolutions == (16,)
-    with pytest.raises(
-        UsageError, match="5 levels are too many for resolution 15: choose a larger --resolution, or a rec"
-    ):
-        fit_pictures(kanji, 3, 15)
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "remedy"),
+    [
+        ("kanji", 15, "a larger --resolution, or a recipe with fewer levels (mnist, mnist-large)"),
+        ("kanji", 4, "a larger --resolution, or a recipe with fewer levels (mnist, mnist-large)"),
+        ("kanji", 3, "a larger --resolution"),
+        ("mnist", 3, "a larger --resolution"),
+    ],
+)
+def test_pictures_too_small_for_a_recipe_s_levels(name, resolution, remedy):
+    """Only recipes that would do are named: each of them then fits."""
+    levels = {"kanji": 5, "mnist": 3}[name]
+    message = f"{levels} levels are too many for resolution {resolution}: choose {remedy}"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        fit_pictures(RECIPES[name], 3, resolution)
+    for other in re.findall(r"mnist-large|mnist|kanji", remedy):
+        assert fit_pictures(RECIPES[other], 3, resolution).unet.resolution == resolution
 
 
 def test_a_run_of_one_s_own_pictures_is_unnamed(tmp_path):

@@ -81,3 +81,5 @@ def test_slerp_of_one_direction_is_a_line_and_opposites_are_refused():
     for wrong, message in [(-a, "opposite"), (0 * a, "direction"), (torch.zeros(3), "one shape")]:
         with pytest.raises(ValueError, match=message):
             slerp(a, wrong, [0.5])
+    with pytest.raises(ValueError, match="direction"):
+        slerp(0 * a, a, [0.5])

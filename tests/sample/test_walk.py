@@ -1,5 +1,6 @@
 """The walk over a grid of times: against DDPM's algorithm, diffusers' schedulers, and its own promises."""
 
+import re
 import time
 
 import pytest
@@ -101,6 +102,25 @@ def test_sampling_is_lazy_and_leaves_inputs_and_random_state_alone():
 def test_grids_that_are_none(tau):
     with pytest.raises(ValueError, match=r"tau must ascend from 0|a time must lie in"):
         sample(denoiser, SCHEDULE, randn(1, 2), tau)
+
+
+def test_the_grid_is_shown_and_a_long_one_by_its_ends():
+    for tau, shown in [
+        ([0, 1, 2, 3, 4, 5, 6, 6], "[0, 1, 2, 3, 4, 5, 6, 6]"),
+        ([*range(9), 8], "[0, 1, 2, 3, ..., 8, 8]"),
+    ]:
+        with pytest.raises(ValueError, match=rf"got {re.escape(shown)}$"):
+            sample(denoiser, SCHEDULE, randn(1, 2), tau)
+
+
+@pytest.mark.parametrize("eta", [0.5, SIGMA_HAT])
+def test_the_last_step_draws_no_noise(eta):
+    """What the generator gives next is what comes after S - 1 draws for S steps."""
+    source, other = seeded(4), seeded(4)
+    list(sample(denoiser, SCHEDULE, randn(2, 1, 3, 3), [0, 5, 50, 1000], eta=eta, generator=source))
+    for _ in range(2):
+        torch.randn(2, 1, 3, 3, generator=other)
+    assert torch.equal(torch.randn(3, generator=source), torch.randn(3, generator=other))
 
 
 def test_mistakes_are_told_at_once_and_not_at_the_first_state():

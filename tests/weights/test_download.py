@@ -8,18 +8,21 @@ import subprocess
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import ENV, PYTHON, listening, randn, randomised, relative, served
+from packaging.requirements import Requirement
 from peers import LARGER, answer, made_by_diffusers, peer, to_format_b
 from safetensors.torch import save
 
 from ddim_core import UNet, cli
 from ddim_core.errors import CheckpointError, DiskError, UnavailableError
 from ddim_core.weights import describe, load_pretrained
+from ddim_core.weights.download import _unavailable
 from ddim_core.weights.formats import CIFAR10, FORMAT_B_FILES
 from ddim_core.weights.registry import CIFAR10_ON_HUB as HUB
 from ddim_core.weights.registry import Source, resolve
@@ -347,6 +350,23 @@ def test_whatever_a_client_raises_is_one_line(tmp_path, name, environment, said)
     assert (code, out, err.count("\n")) == (7, "", 1), err
     assert err.startswith("ddim: weights cannot be downloaded from http")
     assert said in err
+
+
+def needed(distribution, extra=""):
+    """Names, in lower case, of what an installed package requires, with one of its extras."""
+    lines = [Requirement(line) for line in metadata.requires(distribution) or []]
+    return {r.name.lower() for r in lines if r.marker is None or r.marker.evaluate({"extra": extra})}
+
+
+def test_the_packages_for_a_socks_proxy_are_those_that_the_clients_ask_for():
+    """The remedy names all that these two, as they are installed here, require under their extra "socks"."""
+    hub_client = (needed("huggingface_hub") & {"httpx2", "httpx", "requests"}).pop()
+    wanted = set().union(*(needed(client, "socks") - needed(client) for client in {"requests", hub_client}))
+    assert wanted, "or their extra has another name now"
+    said = re.search(r"\(pip install ([a-z ]+)\)", str(_unavailable("https://a", "no SOCKS", "try again")))[1]
+    assert wanted <= set(said.split())
+    refused = "SOCKSHTTPSConnection(host='a', port=443): Failed to establish a new connection: Connection refused"
+    assert "pip" not in str(_unavailable("https://a", refused, "try again")), "what one says who has them"
 
 
 def test_what_a_killed_download_left_is_swept(tmp_path):
