@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .errors import CheckpointError
 from .unet import UNetConfig
 
-__all__ = ["Adapter", "Denoiser", "as_denoiser", "config_of", "picture_shape", "renamed", "schedule_of"]
+__all__ = ["Adapter", "Denoiser", "as_denoiser", "config_of", "image_shape", "renamed", "schedule_of"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,17 +31,17 @@ class Adapter(nn.Module):
     Args:
         net: a module or function that takes x_t `[B, C, H, W]` and times int64 `[B]`, and returns eps of the shape of
             x_t: as a tensor, as the attribute `sample` (diffusers), or first in a tuple.
-        shape: `(C, H, W)` of a picture; left out, what the network's configuration says.
+        shape: `(C, H, W)` of an image; left out, what the network's configuration says.
 
     Raises:
-        ValueError: (when called) a time below 1, not looked for in the memory of a GPU; pictures that a network of
+        ValueError: (when called) a time below 1, not looked for in the memory of a GPU; images that a network of
             diffusers cannot halve as many times as it has levels.
     """
 
     def __init__(self, net: Callable, shape: tuple[int, ...] | None = None):
         super().__init__()
         self.net = net
-        self.shape = picture_shape(net) if shape is None else tuple(shape)
+        self.shape = image_shape(net) if shape is None else tuple(shape)
 
     @property
     def config(self):
@@ -71,7 +71,7 @@ class Adapter(nn.Module):
         levels = len(self.config["block_out_channels"])
         if height % (unit := 2 ** (levels - 1)) or width % unit or height * width == 0:
             raise ValueError(
-                f"pictures of {height}x{width} do not fit a network of {levels} levels: height and width must be "
+                f"images of {height}x{width} do not fit a network of {levels} levels: height and width must be "
                 f"multiples of {unit}"
             )
 
@@ -86,8 +86,8 @@ def as_denoiser(model: Callable) -> Denoiser:
     return Adapter(model) if theirs else model
 
 
-def picture_shape(model: Callable) -> tuple[int, ...] | None:
-    """The shape `(C, H, W)` of the pictures that a model knows, None where it does not say.
+def image_shape(model: Callable) -> tuple[int, ...] | None:
+    """The shape `(C, H, W)` of the images that a model knows, None where it does not say.
 
     It says so by an attribute `shape` (`Adapter`, `oracle.DatasetDenoiser`), or by a configuration: of our U-Net, with
     `in_channels` and `resolution`; or of diffusers, with `in_channels` and `sample_size`.

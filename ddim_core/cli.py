@@ -1,6 +1,6 @@
 """The command `ddim`: train, sample, evaluate, data, download, export, info.
 
-Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss or pictures
+Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss or images
 not finite, 6 disk, 7 download not possible.
 """
 
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", **folder, help="that holds MNIST/raw, or kkanji2; left out, the cache of `ddim data`")
     p.add_argument("--dataset", metavar="NAME|FOLDER", help=_DATASET)
     p.add_argument("--resolution", type=int, metavar="N", help=_RESOLUTION)
-    p.add_argument("--grey", action="store_true", help="make a folder's pictures grey; left out, they are in colour")
-    p.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures only, in order of their paths")
+    p.add_argument("--grey", action="store_true", help="make a folder's images grey; left out, they are in colour")
+    p.add_argument("--limit", type=int, metavar="N", help="train on the first N images only, in order of their paths")
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
     p.add_argument("--lr", type=float)
@@ -81,12 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--compile", action="store_true", help="compile the network first: pays in a long run on a GPU")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    p = commands.add_parser("sample", help="draw pictures")
+    p = commands.add_parser("sample", help="draw images")
     p.set_defaults(run=_sample)
     _add_drawing(p, n=64)
     out = "FILE.png, or FILE.npy with pixels in [-1, 1]"
     p.add_argument("--out", type=_path, required=True, metavar="FILE", help=out)
-    p.add_argument("--columns", type=int, help="pictures per row of the PNG; left out, a square")
+    p.add_argument("--columns", type=int, help="images per row of the PNG; left out, a square")
 
     p = commands.add_parser("evaluate", help="how sure a classifier is of samples, beside real test images")
     p.set_defaults(run=_evaluate)
@@ -96,13 +96,13 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("data", help="fetch, make or check a data set, and say what it is")
     p.set_defaults(run=_data)
-    names = "mnist, mnist-10k, brush-kanji or kuzushiji; or a folder of pictures"
+    names = "mnist, mnist-10k, brush-kanji or kuzushiji; or a folder of images"
     p.add_argument("dataset", metavar="NAME|FOLDER", help=names)
     p.add_argument("--data", **folder, help="where it is, or where it goes; left out, a cache in the home directory")
     p.add_argument("--fonts", **folder, help="brush-kanji: where the fonts are")
     archive = "kuzushiji: kkanji.tar, if it is on this machine already"
     p.add_argument("--archive", type=_path, metavar="FILE", help=archive)
-    p.add_argument("--count", type=int, metavar="N", help="kuzushiji: pictures of another archive than the real one")
+    p.add_argument("--count", type=int, metavar="N", help="kuzushiji: images of another archive than the real one")
 
     p = commands.add_parser("download", help="fetch public weights into the cache, and verify them", epilog=_CACHE)
     p.set_defaults(run=_download)
@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _DATASET = """another data set, as mnist-10k, which comes with the package, or kuzushiji; or a folder of PNG, JPEG or WebP
-pictures, whose subfolders are classes (./mnist, where it has the name of a data set)"""
-_RESOLUTION = "of a folder's pictures, resized and cropped to squares; left out, the recipe's"
+images, whose subfolders are classes (./mnist, where it has the name of a data set)"""
+_RESOLUTION = "of a folder's images, resized and cropped to squares; left out, the recipe's"
 _WEIGHTS = """mnist; kanji; what `ddim download` knows, downloaded once; a file FILE.safetensors that `ddim export` wrote; or
 public weights of the original model: a file of the PyTorch port or the DDIM authors' (.pt, .ckpt, .pth), or a folder as
 diffusers writes it"""
@@ -137,14 +137,14 @@ _AMP = "arithmetic inside the network: fp32 (the default), bf16, fp16, or auto, 
 
 def _add_drawing(p: argparse.ArgumentParser, n: int) -> None:
     p.add_argument("--weights", required=True, metavar="NAME", help=_WEIGHTS)
-    p.add_argument("--steps", type=int, default=50, help="calls of the network per picture (default 50)")
-    p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
+    p.add_argument("--steps", type=int, default=50, help="calls of the network per image (default 50)")
+    p.add_argument("--n", type=int, default=n, help=f"number of images (default {n})")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--eta", type=_eta, default=0.0, help="0 DDIM, 1 DDPM, between, or sigma-hat")
     p.add_argument("--order", type=int, default=1, help="1, or 2 for DPM-Solver++(2M), with eta = 0 (default 1)")
     p.add_argument("--spacing", default="uniform", help="of the times: uniform (the default), quadratic or logsnr")
-    p.add_argument("--clip", action="store_true", help="limit every guess of the picture to [-1, 1]")
-    p.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default 64)")
+    p.add_argument("--clip", action="store_true", help="limit every guess of the image to [-1, 1]")
+    p.add_argument("--batch-size", type=int, default=64, help="images drawn at once (default 64)")
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
     p.add_argument("--amp", default="fp32", help=_AMP)
 
@@ -179,9 +179,9 @@ def _train(args: argparse.Namespace) -> int:
     from .launch import launch
 
     changes = _given(args, "epochs", "batch_size", "lr", "loss_weight", "seed", "dataset")
-    pictures = {"data": args.data and str(args.data), **{k: getattr(args, k) for k in ("limit", "resolution", "grey")}}
+    images = {"data": args.data and str(args.data), **{k: getattr(args, k) for k in ("limit", "resolution", "grey")}}
     machine = {"device": args.device, "amp": args.amp, "compile": args.compile, "bar": not args.quiet}
-    stopped = launch(args.recipe, out, changes, pictures, resume=args.resume, init=args.init, **machine, **told)
+    stopped = launch(args.recipe, out, changes, images, resume=args.resume, init=args.init, **machine, **told)
     return 128 + stopped if stopped else 0
 
 

@@ -1,4 +1,4 @@
-"""Pictures drawn from weights and written as they come: a sheet (PNG), or an array (.npy) of any length."""
+"""Images drawn from weights and written as they come: a sheet (PNG), or an array (.npy) of any length."""
 
 import io
 import math
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .adapt import picture_shape
+from .adapt import image_shape
 from .device import choose_amp, choose_device, enough_memory
 from .errors import DiskError, NonFiniteError, UsageError
 from .files import write_atomically
@@ -25,15 +25,15 @@ from .weights.registry import resolve
 
 __all__ = ["Drawing", "write"]
 
-_PAD, _SCALE = 2, 2  # of the pictures in a PNG
+_PAD, _SCALE = 2, 2  # of the images in a PNG
 
 
 class Drawing:
-    """n pictures of a seed, drawn a batch at a time.
+    """n images of a seed, drawn a batch at a time.
 
     Args:
-        weights: a name or path, see `weights.load`. n: how many pictures.
-        batch_size: pictures drawn at once. device, amp: by name, see `device`.
+        weights: a name or path, see `weights.load`. n: how many images.
+        batch_size: images drawn at once. device, amp: by name, see `device`.
         options: steps, seed, eta, order, spacing, clip, as in `generate`.
 
     Attributes:
@@ -56,14 +56,14 @@ class Drawing:
         self.amp = choose_amp(where, amp)
         path, tensors, description = read(resolve(weights))
         self.model, self.schedule = build(path, tensors, description, where)
-        self.shape = picture_shape(self.model)
+        self.shape = image_shape(self.model)
         self.note = f"{path}: {description['note']}" if "note" in description else ""
 
     def batches(self) -> Iterator[Tensor]:
-        """The pictures, `[B, C, H, W]` on the CPU, pixels in [-1, 1]; a bar shows where standard error is a terminal.
+        """The images, `[B, C, H, W]` on the CPU, pixels in [-1, 1]; a bar shows where standard error is a terminal.
 
         Raises:
-            NonFiniteError: a picture holds something else than numbers. UsageError: memory runs out. Else as `generate`.
+            NonFiniteError: an image holds something else than numbers. UsageError: memory runs out. Else as `generate`.
         """
         from tqdm import tqdm
 
@@ -74,7 +74,7 @@ class Drawing:
         with tqdm(total=calls, unit="step", disable=None, dynamic_ncols=True) as bar:
             for first in range(0, self.n, self.batch_size):
                 n = min(self.batch_size, self.n - first)
-                with enough_memory("draw fewer pictures at once with --batch-size"):
+                with enough_memory("draw fewer images at once with --batch-size"):
                     images = generate(self.model, self.schedule, n, first=first, progress=bar.update, **options).cpu()
                 if not bool(images.isfinite().all()):
                     raise self._not_finite()
@@ -84,19 +84,19 @@ class Drawing:
         name, tensor = max(self.model.state_dict().items(), key=lambda item: item[1].abs().max().item())
         cause = f"{self.amp}; the largest number in the network is {tensor.abs().max().item():.3g}, in {name!r}"
         remedy = "use other weights" if self.amp == "fp32" else "use --amp fp32, or other weights"
-        return NonFiniteError(f"the pictures of {self.weights} are not finite ({cause}): {remedy}")
+        return NonFiniteError(f"the images of {self.weights} are not finite ({cause}): {remedy}")
 
 
 def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None:
-    """Draw into a file, which appears when all pictures are in it.
+    """Draw into a file, which appears when all images are in it.
 
     Args:
-        out: FILE.png, a sheet of all pictures; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], of which one batch at a
+        out: FILE.png, a sheet of all images; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], of which one batch at a
             time is in memory. ~ is the home directory.
-        columns: pictures per row of the sheet; left out, as many as rows.
+        columns: images per row of the sheet; left out, as many as rows.
 
     Raises:
-        UsageError: another kind of file, columns < 1, more pictures than a sheet holds. DiskError: it cannot be written.
+        UsageError: another kind of file, columns < 1, more images than a sheet holds. DiskError: it cannot be written.
             Else as `Drawing.batches`.
     """
     out = check_out(out, columns)
@@ -123,7 +123,7 @@ def _png(drawing: Drawing, batches: Iterator[Tensor], columns: int | None) -> by
     n, (_, height, width) = drawing.n, drawing.shape
     most = Image.MAX_IMAGE_PIXELS // (_SCALE**2 * (height + _PAD) * (width + _PAD))
     if n > most:
-        raise UsageError(f"{n} pictures are too many for one PNG: --n {most} at most, or --out FILE.npy")
+        raise UsageError(f"{n} images are too many for one PNG: --n {most} at most, or --out FILE.npy")
     with enough_memory("draw fewer with --n, or write --out FILE.npy"):
         images = torch.cat(list(batches))
         return png(tile(images, columns=columns or math.ceil(math.sqrt(n)), pad=_PAD, scale=_SCALE))

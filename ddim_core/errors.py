@@ -49,7 +49,7 @@ class CheckpointError(DDIMError):
 
 
 class NonFiniteError(DDIMError):
-    """Training produced a loss, or a network pictures, that are not finite numbers."""
+    """Training produced a loss, or a network images, that are not finite numbers."""
 
     exit_code = 5
 

@@ -10,7 +10,7 @@ from .data import DATASETS, is_folder, load_dataset, shown
 from .device import choose_amp, choose_device, first_alone, processes
 from .errors import UsageError
 from .lock import alone
-from .recipes import RECIPES, TrainConfig, fit_pictures, recipe
+from .recipes import RECIPES, TrainConfig, fit_images, recipe
 from .train import Trainer, train
 
 __all__ = ["launch"]
@@ -20,7 +20,7 @@ def launch(
     name: str,
     out: Path,
     changes: dict,
-    pictures: dict,
+    images: dict,
     *,
     resume: bool = False,
     init: str | None = None,
@@ -36,7 +36,7 @@ def launch(
     Args:
         name: of the recipe. changes: settings of it that are to be others, see `TrainConfig`.
         out: the run's folder, see `run`.
-        pictures: "data", "limit", "resolution", "grey", as in `load_dataset` (data is its root); None or False where
+        images: "data", "limit", "resolution", "grey", as in `load_dataset` (data is its root); None or False where
             nothing was asked for, which a run that goes on fills in as it was begun.
         resume: go on from the checkpoint in `out`. init: begin with these weights, see `run.start_from`.
         device, amp: by name, see `device`. compile: see `Trainer`. bar: show progress.
@@ -56,17 +56,17 @@ def launch(
     if checkpoint.exists() and not resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
     if resume:
-        config, pictures, amp, notes = _as_begun(checkpoint, name, changes, pictures, device, amp)
-    own = {"resolution": pictures["resolution"], "grey": pictures["grey"]}
+        config, images, amp, notes = _as_begun(checkpoint, name, changes, images, device, amp)
+    own = {"resolution": images["resolution"], "grey": images["grey"]}
     if is_folder(config.dataset):
         own["resolution"] = _resolution(config, name, own["resolution"])
-        config = fit_pictures(config, 1 if own["grey"] else 3, own["resolution"])  # before so many pictures are read
+        config = fit_images(config, 1 if own["grey"] else 3, own["resolution"])  # before so many images are read
     with processes(), alone(out):
         with first_alone():
-            data = load_dataset(config.dataset, pictures["data"], limit=pictures["limit"], **own)
-        config = fit_pictures(config, *data.images.shape[1:3])
+            data = load_dataset(config.dataset, images["data"], limit=images["limit"], **own)
+        config = fit_images(config, *data.images.shape[1:3])
         trainer = Trainer(config, data.images, device=device, amp=amp or "auto", compile=compile)
-        trainer.loaded = {"recipe": name, **pictures}
+        trainer.loaded = {"recipe": name, **images}
         if resume:
             run.load(trainer, checkpoint)
         elif init:
@@ -86,7 +86,7 @@ def launch(
 
 
 def _resolution(config: TrainConfig, name: str, given: int | None) -> int:
-    """Of a folder's pictures. Raises UsageError where the recipe's network has more levels than it can be halved."""
+    """Of a folder's images. Raises UsageError where the recipe's network has more levels than it can be halved."""
     if given is None:
         return config.unet.resolution
     if given < (least := 2 ** (len(config.unet.ch_mult) - 1) * config.unet.patch):
@@ -95,9 +95,9 @@ def _resolution(config: TrainConfig, name: str, given: int | None) -> int:
 
 
 def _as_begun(
-    checkpoint: Path, name: str, changes: dict, pictures: dict, device: str | None, amp: str | None
+    checkpoint: Path, name: str, changes: dict, images: dict, device: str | None, amp: str | None
 ) -> tuple[TrainConfig, dict, str | None, list[str]]:
-    """Settings, pictures and arithmetic of a run that goes on, its own but for what is asked for; and a line for each
+    """Settings, images and arithmetic of a run that goes on, its own but for what is asked for; and a line for each
     thing that is another."""
     config, description = run.begun(checkpoint)
     loaded = description["loaded"]
@@ -105,7 +105,7 @@ def _as_begun(
         config = replace(config, unet=RECIPES[name].unet)
     elif loaded["recipe"] != name:
         raise UsageError(f"{checkpoint} is of a run of the recipe {loaded['recipe']}, not of {name}")
-    pictures = {option: value or loaded.get(option) or value for option, value in pictures.items()}
+    images = {option: value or loaded.get(option) or value for option, value in images.items()}
     on = choose_device(device)
     if amp is None and on.type == description.get("device"):
         amp = description["amp"]
@@ -116,4 +116,4 @@ def _as_begun(
         for setting in old
         if new.get(setting, old[setting]) != old[setting]
     ]
-    return replace(config, **changes), pictures, amp, notes
+    return replace(config, **changes), images, amp, notes

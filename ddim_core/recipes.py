@@ -8,7 +8,7 @@ from .schedule import Schedule
 from .unet import UNetConfig
 from .weighting import LOSS_WEIGHTS
 
-__all__ = ["RECIPES", "TrainConfig", "fit_pictures", "recipe"]
+__all__ = ["RECIPES", "TrainConfig", "fit_images", "recipe"]
 
 
 # what no run needs more of, and what a machine can still count, store and print
@@ -30,7 +30,7 @@ class TrainConfig:
         dataset: name of the data for the provenance, see `data.load_dataset`; recipes name theirs.
         unet: the network.
         epochs: passes over the data. A resumed run may have another number than it began with.
-        batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
+        batch_size: images a step, over all processes. What is left of an epoch below one batch is left out.
         lr: learning rate of Adam after `warmup` steps; half a cosine takes it to zero at the last step.
         clip_norm: largest norm of the gradient, None for no limit.
         loss_weight: how much each t counts, see `weighting`: "plain", all the same; "balanced", by the inverse of the
@@ -123,11 +123,11 @@ def recipe(name: str, **changes) -> TrainConfig:
     return replace(RECIPES[name], **changes)
 
 
-def fit_pictures(config: TrainConfig, channels: int, resolution: int) -> TrainConfig:
-    """The run with its network made for other pictures: as many levels as before, and attention at the same ones.
+def fit_images(config: TrainConfig, channels: int, resolution: int) -> TrainConfig:
+    """The run with its network made for other images: as many levels as before, and attention at the same ones.
 
     Raises:
-        UsageError: the network has too many levels for so small pictures.
+        UsageError: the network has too many levels for so small images.
     """
     old = config.unet
     attended = [old.resolutions.index(r) for r in old.attn_resolutions]

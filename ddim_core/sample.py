@@ -1,7 +1,7 @@
 r"""Sampling: one step, and the loop over a grid of times.
 
 A denoiser is anything that can be called as `model(x_t, t) -> eps`, with x_t `[B, ...]` and t int64 `[B]`; networks of
-diffusers are recognised (see `adapt`). The step from t to any s < t (DDIM, eq. 12 and 16) estimates the picture and
+diffusers are recognised (see `adapt`). The step from t to any s < t (DDIM, eq. 12 and 16) estimates the image and
 noises it again, to s:
 
     x0_hat = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t)
@@ -29,7 +29,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .adapt import Denoiser, as_denoiser, first_parameter, picture_shape
+from .adapt import Denoiser, as_denoiser, first_parameter, image_shape
 from .device import autocast, choose_amp, in_float64
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
 from .seeds import image_generators, image_noise
@@ -41,11 +41,11 @@ SIGMA_HAT = "sigma-hat"
 
 @dataclass(frozen=True)
 class Step:
-    """A state on the way from noise to picture.
+    """A state on the way from noise to image.
 
     Attributes:
         t: the time; xt: the state `[B, ...]` at t.
-        x0, eps: picture and noise that the model sees in xt. At t = 0 no model is asked: x0 is xt, and eps is the
+        x0, eps: image and noise that the model sees in xt. At t = 0 no model is asked: x0 is xt, and eps is the
             noise of the last call.
     """
 
@@ -128,7 +128,7 @@ def sample(
         order: 1 for `ddim_step` all the way; 2 for steps of second order, which remember one guess and cost no call more.
             The first step, which has nothing to remember, and the last, which lands on the guess, stay of first order.
             With `clip` the guesses are limited, the line through them is not.
-        generator: source of the noise that eta > 0 adds; a sequence of one generator per picture keeps each picture
+        generator: source of the noise that eta > 0 adds; a sequence of one generator per image keeps each image
             independent of its batch.
 
     Yields:
@@ -142,9 +142,9 @@ def sample(
     check_eta(eta)
     _check_order(order, eta)
     if eta != 0 and generator is None:
-        raise ValueError("eta > 0 adds noise: pass a generator, or one per picture")
+        raise ValueError("eta > 0 adds noise: pass a generator, or one per image")
     if generator is not None and not isinstance(generator, torch.Generator) and len(generator) != len(xT):
-        raise ValueError(f"{len(generator)} generators for {len(xT)} pictures")
+        raise ValueError(f"{len(generator)} generators for {len(xT)} images")
     return _walk(as_denoiser(model), schedule, xT, tau, eta, order, generator, clip, choose_amp(xT.device, amp))
 
 
@@ -193,17 +193,17 @@ def generate(
     amp: str = "fp32",
     progress: bool | Callable[[], object] = False,
 ) -> Tensor:
-    """Draw n pictures: numbers first, ..., first + n - 1 of a seed.
+    """Draw n images: numbers first, ..., first + n - 1 of a seed.
 
-    Picture i depends on seed and i alone: not on n, the batch size or the device, up to rounding; and its x_T does not
+    Image i depends on seed and i alone: not on n, the batch size or the device, up to rounding; and its x_T does not
     depend on the number of steps.
 
     Args:
         model: the denoiser, or a network of diffusers.
-        steps: S, the number of calls of the model per picture. seed: a non-negative integer.
+        steps: S, the number of calls of the model per image. seed: a non-negative integer.
         eta, clip: see `ddim_step`. order: see `sample`. spacing: see `Schedule.timesteps`.
-        shape: `(C, H, W)` of a picture; left out, what the model says (see `adapt.picture_shape`).
-        batch_size: pictures drawn at once. Memory beyond the result grows with it, not with n.
+        shape: `(C, H, W)` of an image; left out, what the model says (see `adapt.image_shape`).
+        batch_size: images drawn at once. Memory beyond the result grows with it, not with n.
         device: of the state; left out, that of the network's parameters, or the CPU where there are none.
         dtype: of the state, float32 or float64. Left out, float64 for a network in float64 (`model.double()`), else
             float32: a network in half precision (`model.half()`) is asked in its own dtype, around a float32 state.
@@ -223,8 +223,8 @@ def generate(
     if first < 0:
         raise ValueError(f"first must not be negative, got {first}")
     model = as_denoiser(model)
-    if (shape := picture_shape(model) if shape is None else shape) is None:
-        raise ValueError("this model does not say which shape its pictures have: pass shape=(C, H, W)")
+    if (shape := image_shape(model) if shape is None else shape) is None:
+        raise ValueError("this model does not say which shape its images have: pass shape=(C, H, W)")
     like = _state_like(model, device, dtype)
     tau = schedule.timesteps(steps, spacing=spacing)
     images = like.new_empty((n, *shape))

@@ -4,7 +4,7 @@ Time runs over the integers t = 0, 1, ..., T. A schedule is the decreasing seque
 
     1 = alpha_0 > alpha_1 > ... > alpha_T > 0,
 
-and a picture x_0 noised to time t is (DDIM, eq. 4; DDPM, eq. 4, where alpha_t is written alpha-bar_t)
+and an image x_0 noised to time t is (DDIM, eq. 4; DDPM, eq. 4, where alpha_t is written alpha-bar_t)
 
     x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps,        eps ~ N(0, I).                (equation 1)
 
@@ -60,7 +60,7 @@ class Schedule:
 
     @property
     def T(self) -> int:
-        """The last time, at which a picture has become noise."""
+        """The last time, at which an image has become noise."""
         return len(self.alpha) - 1
 
     def __repr__(self) -> str:
@@ -73,7 +73,7 @@ class Schedule:
             steps: S, with 1 <= S <= T. The grid has exactly S + 1 entries.
             every: k, with 1 <= k <= T: 0, k, 2k, ... and T (a shorter last stride when k does not divide T).
             spacing: with `steps`, "uniform" (tau_i near i T / S), "quadratic" (tau_i near T (i / S)^2; more steps near
-                the picture; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; about a
+                the image; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; about a
                 third of them below t = 100 for `linear`). Where two times would coincide, one is moved on.
 
         Raises:
@@ -195,7 +195,7 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
 
 
 def add_noise(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
-    """Noise a picture to time t in one go (equation 1; DDIM, eq. 4).
+    """Noise an image to time t in one go (equation 1; DDIM, eq. 4).
 
         x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps
 
@@ -213,7 +213,7 @@ def add_noise(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> T
 
 
 def predict_x0(xt: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
-    """Solve equation 1 for the picture (DDIM, eq. 9): x_0 = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t).
+    """Solve equation 1 for the image (DDIM, eq. 9): x_0 = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t).
 
     Args and errors as in `add_noise`.
     """

@@ -1,6 +1,6 @@
 """Seeds and noise that depend on nothing but the numbers they are asked for with.
 
-Every random draw of the package goes back to `derive_seed`: the noise of picture 5 under seed 0 is the same whether it
+Every random draw of the package goes back to `derive_seed`: the noise of image 5 under seed 0 is the same whether it
 is drawn alone or in a batch of a thousand, and training step 7,000 is the same whether or not training was interrupted
 before it.
 """
@@ -20,14 +20,14 @@ def derive_seed(*key: int) -> int:
 
 
 def image_generators(seed: int, n: int, first: int = 0) -> list[torch.Generator]:
-    """A generator of its own for each of the pictures `first`, ..., `first + n - 1` under `seed` (on the CPU)."""
+    """A generator of its own for each of the images `first`, ..., `first + n - 1` under `seed` (on the CPU)."""
     return [torch.Generator().manual_seed(derive_seed(seed, i)) for i in range(first, first + n)]
 
 
 def image_noise(generators: list[torch.Generator], shape: tuple[int, ...], like: Tensor | None = None) -> Tensor:
-    """Standard normal noise `[n, *shape]`, picture i drawn from generator i, in float32 or as `like` has it.
+    """Standard normal noise `[n, *shape]`, image i drawn from generator i, in float32 or as `like` has it.
 
-    Drawn on the CPU whatever the device, so that a seed gives one picture everywhere.
+    Drawn on the CPU whatever the device, so that a seed gives one image everywhere.
     """
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
     return noise if like is None else noise.to(like)

@@ -1,4 +1,4 @@
-"""What comes with the package, in its folder `assets`: weights, pictures, results. A manifest states their sha256."""
+"""What comes with the package, in its folder `assets`: weights, images, results. A manifest states their sha256."""
 
 import hashlib
 import json

@@ -1,6 +1,6 @@
 """The U-Net of DDPM and DDIM (DDPM, appendix B), as a denoiser `model(x_t, t) -> eps`.
 
-A picture goes down through levels of halving resolution and comes back up; at each level it passes residual blocks
+An image goes down through levels of halving resolution and comes back up; at each level it passes residual blocks
 that are told the time t, and at chosen resolutions self-attention. Every block on the way down leaves its output for
 the way up (a skip connection). Parameter names are those of the public DDPM weights, so they load without renaming.
 """
@@ -21,7 +21,7 @@ class UNetConfig:
 
     Args:
         resolution: height and width at which it is trained.
-        in_channels, out_channels: of the picture and of the predicted noise.
+        in_channels, out_channels: of the image and of the predicted noise.
         ch: channels at the highest resolution.
         ch_mult: channels of each level, in units of ch; its length is the number of levels.
         num_res_blocks: residual blocks a level on the way down (one more on the way up).
@@ -287,10 +287,8 @@ class UNet(nn.Module):
             )
         levels, least = len(self.config.ch_mult), self.config.patch * 2 ** (len(self.config.ch_mult) - 1)
         if min(xt.shape[2:]) < least:
-            raise ValueError(
-                f"{levels} levels need pictures of {least} x {least} pixels or more, got {tuple(xt.shape)}"
-            )
+            raise ValueError(f"{levels} levels need images of {least} x {least} pixels or more, got {tuple(xt.shape)}")
         if t.ndim != 1 or t.shape[0] != xt.shape[0]:
-            raise ValueError(f"t must be [{xt.shape[0]}], one time a picture, got {tuple(t.shape)}")
+            raise ValueError(f"t must be [{xt.shape[0]}], one time per image, got {tuple(t.shape)}")
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise TypeError(f"t must be of an integer type, got {t.dtype}")

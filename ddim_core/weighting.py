@@ -24,13 +24,13 @@ def min_snr(t: Tensor, schedule: Schedule, limit: float = 5.0) -> Tensor:
 class LossByTime:
     """The loss as it has lately been at each t, and the weights that give each t the same share of it.
 
-    T is cut into bins, each of which keeps a running mean L of the loss of the pictures that fell into it. The weight
+    T is cut into bins, each of which keeps a running mean L of the loss of the images that fell into it. The weight
     of a time is mean(L) / L: each bin contributes the same, and on average the loss is as large as the plain one, so
     learning rate and clipping keep their meaning. (Dividing by a learned scale per noise level comes to the same:
     Karras et al., arXiv 2312.02696, eq. 14 and 15.)
 
     Args:
-        T: number of times. bins: at most this many. memory: pictures after which a loss counts 1/e, over all bins.
+        T: number of times. bins: at most this many. memory: images after which a loss counts 1/e, over all bins.
 
     Attributes:
         sums: `[2, bins]`, decayed sums of losses and of counts: all of the state.
@@ -38,7 +38,7 @@ class LossByTime:
 
     def __init__(self, T: int, bins: int = 50, memory: int = 20_000, device: torch.device | str = "cpu"):
         self.T, self.bins, self.memory = T, min(bins, T), memory
-        # an untrained network, which answers zero, has loss 1 at every t; the first picture outweighs this
+        # an untrained network, which answers zero, has loss 1 at every t; the first image outweighs this
         self.sums = torch.full((2, self.bins), 1e-3, device=device)
 
     def bin(self, t: Tensor) -> Tensor:
@@ -55,10 +55,10 @@ class LossByTime:
         return (mean.mean() / mean)[self.bin(t)]
 
     def measured(self, t: Tensor, losses: Tensor) -> Tensor:
-        """What pictures at times t `[B]` with losses `[B]` add to the sums, `[2, bins]`."""
+        """What images at times t `[B]` with losses `[B]` add to the sums, `[2, bins]`."""
         added = torch.zeros_like(self.sums)
         return added.index_add_(1, self.bin(t), torch.stack([losses, torch.ones_like(losses)]))
 
-    def add(self, added: Tensor, pictures: int) -> None:
-        """Let the sums fade by what `pictures` more are worth, and add what was measured on them."""
-        self.sums.mul_(1 - min(pictures / self.memory, 1)).add_(added)
+    def add(self, added: Tensor, images: int) -> None:
+        """Let the sums fade by what `images` more are worth, and add what was measured on them."""
+        self.sums.mul_(1 - min(images / self.memory, 1)).add_(added)

@@ -1,14 +1,14 @@
-// One slider or two, and the picture that belongs to where they stand. The model (widgets.py) holds the positions: moving
+// One slider or two, and the image that belongs to where they stand. The model (widgets.py) holds the positions: moving
 // a slider only sets them there, and whatever sets them, here or in Python, draws.
 function render({ model, el }) {
   el.classList.add("ddim-slider");
   const labels = model.get("labels");
   const columns = labels.length > 1 ? labels[1].length : 1;
   const controls = document.createElement("div");
-  const picture = document.createElement("img");
+  const image = document.createElement("img");
   if (model.get("width")) {
-    // nearest neighbour keeps pixels square where a picture is enlarged, and breaks letters where it is made narrower
-    picture.style.cssText = `width: ${model.get("width")}px; image-rendering: pixelated`;
+    // nearest neighbour keeps pixels square where an image is enlarged, and breaks letters where it is made narrower
+    image.style.cssText = `width: ${model.get("width")}px; image-rendering: pixelated`;
   }
 
   const sliders = model.get("names").map((name, k) => {
@@ -35,13 +35,13 @@ function render({ model, el }) {
       input.ariaValueText = output.value = labels[model.get(key)];
     }
     const place = model.get("index") * columns + model.get("second_index");
-    picture.src = `data:image/webp;base64,${model.get("frames")[place]}`;
-    picture.alt = model.get("alts")[place];
+    image.src = `data:image/webp;base64,${model.get("frames")[place]}`;
+    image.alt = model.get("alts")[place];
   }
 
   for (const { key } of sliders) model.on(`change:${key}`, draw);
   draw();
-  el.replaceChildren(controls, picture);
+  el.replaceChildren(controls, image);
 }
 
 export default { render };

@@ -1,6 +1,6 @@
-"""Sliders over pictures that are already computed: they move in a notebook, and in a built page with no kernel behind it.
+"""Sliders over images that are already computed: they move in a notebook, and in a built page with no kernel behind it.
 
-A slider carries its pictures and draws itself in the browser (`widgets.js`, `widgets.css`); moving it asks nothing of Python.
+A slider carries its images and draws itself in the browser (`widgets.js`, `widgets.css`); moving it asks nothing of Python.
 Where a kernel runs, `index` follows the slider, and the slider follows `index`.
 """
 
@@ -13,13 +13,13 @@ import anywidget
 from PIL import Image
 from traitlets import Int, List, TraitError, Unicode, validate
 
-__all__ = ["PictureSlider", "slider", "two_sliders"]
+__all__ = ["ImageSlider", "slider", "two_sliders"]
 
 HERE = Path(__file__).parent
 
 
-class PictureSlider(anywidget.AnyWidget):
-    """What `slider` and `two_sliders` return: one slider or two, and the picture that belongs to where they stand.
+class ImageSlider(anywidget.AnyWidget):
+    """What `slider` and `two_sliders` return: one slider or two, and the image that belongs to where they stand.
 
     `box.index = 3` moves the first slider and `box.second_index = 1` the second, in every view of it; a TraitError says so
     where there is no such position. Both can be observed, as any trait can. All else is fixed when the slider is made.
@@ -54,7 +54,7 @@ class PictureSlider(anywidget.AnyWidget):
     def __repr__(self) -> str:
         at = zip(self.names, self.labels, (self.index, self.second_index), strict=False)
         stand = ", ".join(f"{name} at {labels[i]}" for name, labels, i in at)
-        return f"<{type(self).__name__}: {stand}; {len(self.frames)} pictures>"
+        return f"<{type(self).__name__}: {stand}; {len(self.frames)} images>"
 
 
 def slider(
@@ -65,22 +65,22 @@ def slider(
     name: str,
     start: int = 0,
     width: int | None = None,
-) -> PictureSlider:
-    """A slider with a picture for each of its positions.
+) -> ImageSlider:
+    """A slider with an image for each of its positions.
 
     Args:
-        frames: the pictures, PIL images or the bytes of PNGs; labels: what the slider reads at each; alts: what each
-            picture shows, for readers who do not see it. All of one length.
+        frames: the images, PIL images or the bytes of PNGs; labels: what the slider reads at each; alts: what each
+            image shows, for readers who do not see it. All of one length.
         name: written before the slider (plain text: mathematics is not typeset there).
-        start: position shown first; later `index`. width: of the pictures, in CSS pixels, their own if left out; narrower
+        start: position shown first; later `index`. width: of the images, in CSS pixels, their own if left out; narrower
             where the page is.
 
     Raises:
-        ValueError: lengths that differ, fewer than two pictures, a start outside them. TypeError: texts that are none.
+        ValueError: lengths that differ, fewer than two images, a start outside them. TypeError: texts that are none.
     """
     _check(frames, labels, alts, start)
     _check_texts({"name": [name], "labels": labels, "alts": alts})
-    return PictureSlider(
+    return ImageSlider(
         names=[name],
         labels=[list(labels)],
         frames=[_webp(frame) for frame in frames],
@@ -98,18 +98,18 @@ def two_sliders(
     names: tuple[str, str],
     start: tuple[int, int] = (0, 0),
     width: int | None = None,
-) -> PictureSlider:
-    """Two sliders over a table of pictures: `frames[i][j]` shows where the first is at i and the second at j.
+) -> ImageSlider:
+    """Two sliders over a table of images: `frames[i][j]` shows where the first is at i and the second at j.
 
     Arguments as in `slider`, for both; later they stand at `index` and `second_index`. Raises as there.
     """
     if len(frames) != len(labels[0]) or len(alts) != len(frames):
-        raise ValueError(f"{len(frames)} rows of pictures for {len(labels[0])} labels and {len(alts)} rows of alts")
+        raise ValueError(f"{len(frames)} rows of images for {len(labels[0])} labels and {len(alts)} rows of alts")
     _check_start(start[0], len(frames))
     for row, row_alts in zip(frames, alts, strict=True):
         _check(row, labels[1], row_alts, start[1])
     _check_texts({"names": names, "labels": [*labels[0], *labels[1]], "alts": [alt for row in alts for alt in row]})
-    return PictureSlider(
+    return ImageSlider(
         names=list(names),
         labels=[list(some) for some in labels],
         frames=[_webp(frame) for row in frames for frame in row],
@@ -121,7 +121,7 @@ def two_sliders(
 
 
 def _webp(frame: Image.Image | bytes) -> str:
-    """The picture in base64, each pixel as it was: a tenth to a half lighter than as a PNG."""
+    """The image in base64, each pixel as it was: a tenth to a half lighter than as a PNG."""
     image = Image.open(io.BytesIO(frame)) if isinstance(frame, bytes) else frame
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", lossless=True)
@@ -131,7 +131,7 @@ def _webp(frame: Image.Image | bytes) -> str:
 def _check(frames: Sequence, labels: Sequence, alts: Sequence, start: int) -> None:
     if not len(frames) == len(labels) == len(alts) or len(frames) < 2:
         raise ValueError(
-            f"a slider needs two pictures or more, each with a label and an alt: got {len(frames)}, {len(labels)}, {len(alts)}"
+            f"a slider needs two images or more, each with a label and an alt: got {len(frames)}, {len(labels)}, {len(alts)}"
         )
     _check_start(start, len(frames))
 

@@ -53,7 +53,7 @@ def tiny_unet(seed: int = 0, config: UNetConfig = TINY) -> UNet:
 
 
 def denoiser(xt: Tensor, t: Tensor) -> Tensor:
-    """Some smooth function of picture and time, in place of a network."""
+    """Some smooth function of image and time, in place of a network."""
     return torch.sin(3 * xt) * 0.7 + 0.3 * torch.cos(t.to(xt.dtype) / 100).view(-1, *[1] * (xt.ndim - 1))
 
 

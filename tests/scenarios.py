@@ -195,7 +195,7 @@ def stopped_commands(folder: Path) -> dict:
         "epochs": [epochs, [m["epoch"] for m in metrics]],
         "steps": load_tensors(out / CHECKPOINT)[1]["steps_done"],
         "starts": [json.loads(line)["from_step"] for line in lines(out / "starts.jsonl")],
-        "pictures": sorted(p.name for p in out.glob("samples_epoch_*.png"))[-1],
+        "images": sorted(p.name for p in out.glob("samples_epoch_*.png"))[-1],
         "left": sorted(p.name for p in out.glob(".*")),
         "stdout": (folder / "run.stdout").read_text(encoding="utf-8"),
         "stderr": (folder / "run.stderr").read_text(encoding="utf-8"),

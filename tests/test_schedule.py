@@ -291,7 +291,7 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 
 @st.composite
 def cases(draw, lowest):
-    """x0, eps and times: one int for all, or one a picture."""
+    """x0, eps and times: one int for all, or one per image."""
     batch, dtype, seed = draw(st.integers(1, 5)), draw(dtypes), draw(st.integers(0, 2**31))
     shape = (batch, *draw(shapes))
     each = draw(st.booleans())

@@ -79,7 +79,7 @@ def test_steps_and_epochs(tmp_path):
     assert list(train(t, tmp_path)) == [], "it is done"
 
 
-def test_every_epoch_is_a_new_order_of_the_pictures():
+def test_every_epoch_is_a_new_order_of_the_images():
     marked = torch.arange(43, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     t = trainer(images=marked)
     orders = []
@@ -91,7 +91,7 @@ def test_every_epoch_is_a_new_order_of_the_pictures():
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_times_and_noise_are_drawn_for_each_picture():
+def test_times_and_noise_are_drawn_for_each_image():
     t = trainer(replace(TINY_RUN, batch_size=40))
     draws = [t.batch(k) for k in range(100)]
     times = torch.cat([time for _, time, _ in draws])

@@ -26,10 +26,10 @@ COUNT, CHARACTERS = 140_424, 3_832
 REPORTED_SHA256 = "6c65024b7b79de6661a049c89decfddae8bb908f71fcd7fdf1bd9a7f220a1cda"  # by a user, not by its makers
 RETRIES = 4
 TIMEOUT = 30  # seconds without an answer
-_PICTURE = re.compile(rf"{FOLDER}/{CODE}/[0-9a-f]{{16}}\.png")
-_BESIDE = re.compile(rf"{FOLDER}/(?:{CODE}/)?[^/]+")  # where file managers leave their own: no picture, no harm
+_IMAGE = re.compile(rf"{FOLDER}/{CODE}/[0-9a-f]{{16}}\.png")
+_BESIDE = re.compile(rf"{FOLDER}/(?:{CODE}/)?[^/]+")  # where file managers leave their own: no image, no harm
 _DIRECTORY = re.compile(rf"{FOLDER}(?:/{CODE})?")
-_LARGEST = 1 << 16  # bytes; a 64x64 picture that is not packed at all has 4,096
+_LARGEST = 1 << 16  # bytes; a 64x64 image that is not packed at all has 4,096
 _BLOCK = 1 << 20
 
 
@@ -125,24 +125,24 @@ def _unavailable(url: str, reason: str) -> str:
 def unpack(archive: str | Path, folder: str | Path, *, count: int = COUNT) -> None:
     """Unpack the archive into `FOLDER/kkanji2`, which appears when all of it is there.
 
-    Every member must be a folder or a picture of the layout in `kanji`, every picture 64x64 grey; names, kinds and
-    the count are checked before anything is written. Hidden files beside the pictures (.DS_Store) stay packed.
+    Every member must be a folder or an image of the layout in `kanji`, every image 64x64 grey; names, kinds and
+    the count are checked before anything is written. Hidden files beside the images (.DS_Store) stay packed.
 
     Args:
         archive: an uncompressed tar file.
-        count: the number of pictures it must hold; the real archive's has 3,832 characters, too.
+        count: the number of images it must hold; the real archive's has 3,832 characters, too.
 
     Raises:
-        DataError: no such file, no tar archive, a member that has no place in it, another count, or a picture that is
+        DataError: no such file, no tar archive, a member that has no place in it, another count, or an image that is
             not what it should be; or `FOLDER/kkanji2` exists. DiskError.
     """
     archive = Path(os.path.expanduser(archive))
     try:
         with tarfile.open(archive, "r:") as tar:
-            pictures = _pictures(tar, archive)
-            check_count(archive, len(pictures), len({p.name.split("/")[1] for p in pictures}), count)
+            images = _images(tar, archive)
+            check_count(archive, len(images), len({p.name.split("/")[1] for p in images}), count)
             with new_folder(Path(os.path.expanduser(folder)) / FOLDER) as target:
-                for member in pictures:
+                for member in images:
                     content = _content(tar, member, archive)
                     read_png(content, f"{archive}: {member.name}")
                     path = target / member.name.removeprefix(f"{FOLDER}/")
@@ -154,22 +154,22 @@ def unpack(archive: str | Path, folder: str | Path, *, count: int = COUNT) -> No
         raise DataError(f"{archive} cannot be read ({error.strerror or error}): name another file") from error
 
 
-def check_count(place: str | Path, pictures: int, characters: int, count: int = COUNT) -> None:
+def check_count(place: str | Path, images: int, characters: int, count: int = COUNT) -> None:
     """Raise DataError where the numbers are not the real archive's or, with another `count`, not that."""
-    if pictures != count or (count == COUNT and characters != CHARACTERS):
+    if images != count or (count == COUNT and characters != CHARACTERS):
         raise DataError(
-            f"{place} holds {pictures} pictures of {characters} characters instead of {count}"
-            f"{f' of {CHARACTERS}' if count == COUNT else ''}: get it anew, or take it as it is with --count {pictures}"
+            f"{place} holds {images} images of {characters} characters instead of {count}"
+            f"{f' of {CHARACTERS}' if count == COUNT else ''}: get it anew, or take it as it is with --count {images}"
         )
 
 
-def _pictures(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
-    """The members that are pictures; all others must be the folders they lie in."""
-    pictures, names = [], set()
+def _images(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
+    """The members that are images; all others must be the folders they lie in."""
+    images, names = [], set()
     for member in tar:
-        if member.isreg() and _PICTURE.fullmatch(member.name):
-            problem = "is too large for a picture" if member.size > _LARGEST else None
-            pictures.append(member)
+        if member.isreg() and _IMAGE.fullmatch(member.name):
+            problem = "is too large for an image" if member.size > _LARGEST else None
+            images.append(member)
         elif (member.isdir() and _DIRECTORY.fullmatch(member.name)) or (
             member.isreg() and _BESIDE.fullmatch(member.name) and is_hidden(member.name.rpartition("/")[2])
         ):
@@ -183,7 +183,7 @@ def _pictures(tar: tarfile.TarFile, archive: Path) -> list[tarfile.TarInfo]:
         names.add(member.name)
         if problem:
             raise DataError(f"{archive}: {member.name!r} {problem}; nothing was unpacked: get the archive anew")
-    return pictures
+    return images
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Path) -> bytes:

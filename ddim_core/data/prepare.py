@@ -9,7 +9,7 @@ from ..cache import cache
 from ..errors import DataError, UsageError
 from ..files import sha256_file
 from . import kanji, kuzushiji
-from .folder import class_of, find_pictures, shown, survey
+from .folder import class_of, find_images, shown, survey
 
 __all__ = ["prepare"]
 
@@ -25,13 +25,13 @@ def prepare(
     count: int | None = None,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Fetch, make or check a data set, and say what it is; of a folder of pictures, what lies in it.
+    """Fetch, make or check a data set, and say what it is; of a folder of images, what lies in it.
 
     Args:
         name: of a data set, or a folder, see `load_dataset`.
         folder: where the data set is, or where it goes; left out, a cache in the home directory.
         fonts: where brush-kanji finds its fonts. archive: kkanji.tar, if it is on this machine already.
-        count: pictures of another archive than the real Kuzushiji-Kanji.
+        count: images of another archive than the real Kuzushiji-Kanji.
         say: is told each line.
 
     Raises:
@@ -70,15 +70,15 @@ def prepare(
 
 
 def _describe(name: str, say: Callable[[str], object]) -> None:
-    found = find_pictures(name)
+    found = find_images(name)
     sizes, grey = survey(found)
     n = len(sizes)
     low, high = ("{}x{}".format(*f(sizes, key=lambda size: size[0] * size[1])) for f in (min, max))
     size = low if low == high else f"{low} to {high}"
-    say(f"{shown(name)}: {n} pictures of {size}, {n - grey} colour, {grey} grey")
-    counts = Counter(map(class_of, found.pictures))
+    say(f"{shown(name)}: {n} images of {size}, {n - grey} colour, {grey} grey")
+    counts = Counter(map(class_of, found.images))
     if found.classes == (".",):
-        say("no subfolders with pictures, so one class")
+        say("no subfolders with images, so one class")
     else:
         some = ", ".join(f"{shown(c)} {counts[c]}" for c in found.classes[:_CLASSES_NAMED])
         say(f"{len(found.classes)} classes: {some}{', ...' if len(found.classes) > _CLASSES_NAMED else ''}")
@@ -89,7 +89,7 @@ def _describe(name: str, say: Callable[[str], object]) -> None:
 def _draw(folder: Path, fonts: str | Path | None, say: Callable[[str], object]) -> None:
     report = lambda font, kept, listed: say(f"{font}: {kept} of {listed} kanji")  # noqa: E731
     n = kanji.render_brush(folder, fonts, report=report)
-    say(f"left out: {n['empty']} empty glyphs, {n['duplicates']} pictures that came before")
+    say(f"left out: {n['empty']} empty glyphs, {n['duplicates']} images that came before")
 
 
 def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[str], object]) -> None:

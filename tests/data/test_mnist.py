@@ -97,7 +97,7 @@ def test_a_folder_is_read(folder):
     assert torch.equal(load_dataset("mnist", root, split="test", limit=3).images, images[:3, None])
 
 
-def test_too_few_pictures(folder):
+def test_too_few_images(folder):
     root, *_ = folder
     with pytest.raises(
         DataError, match=r"the train files hold \(3, 1, 28, 28\) images and 3 labels instead of 60000"
@@ -175,7 +175,7 @@ def test_labels_that_do_not_match(tmp_path):
         load_dataset("mnist", tmp_path, split="test")
 
 
-def test_pictures_of_another_size(tmp_path):
+def test_images_of_another_size(tmp_path):
     images = torch.zeros(10_000, 27, 28, dtype=torch.uint8)
     write_folder(tmp_path, images, images[:, 0, 0])
     with pytest.raises(DataError, match=r"hold \(10000, 1, 27, 28\) images"):

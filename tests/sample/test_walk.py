@@ -107,7 +107,7 @@ def test_mistakes_are_told_at_once_and_not_at_the_first_state():
     for options, message in [
         ({"eta": 0.5}, "pass a generator"),
         ({"eta": SIGMA_HAT}, "pass a generator"),
-        ({"eta": 0.5, "generator": image_generators(0, 3)}, "3 generators for 2 pictures"),
+        ({"eta": 0.5, "generator": image_generators(0, 3)}, "3 generators for 2 images"),
     ]:
         with pytest.raises(ValueError, match=message):
             sample(denoiser, SCHEDULE, randn(2, 2), [0, 5], **options)

@@ -270,7 +270,7 @@ def test_the_average_of_a_checkpoint_is_taken_where_there_is_one(small, tmp_path
 
 
 def test_it_is_said_which_network_was_taken(large, small, tmp_path, monkeypatch, capsys):
-    """By `info`, and when pictures are drawn. (The optimiser's state, large and of no part, is left out here.)"""
+    """By `info`, and when images are drawn. (The optimiser's state, large and of no part, is left out here.)"""
     monkeypatch.chdir(tmp_path)
     state = large[0].state_dict()
     for name, rest, what in [("ema.pth", [state], "average"), ("raw.pth", [], "last step")]:
@@ -684,7 +684,7 @@ def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
     assert not Path("y.png").exists()
 
 
-def test_seeded_pictures_do_not_depend_on_their_batch(small):
+def test_seeded_images_do_not_depend_on_their_batch(small):
     model, schedule = Adapter(small), Schedule.linear()
     together = generate(model, schedule, 3, steps=3, seed=1)
     apart = generate(model, schedule, 3, steps=3, seed=1, batch_size=1)
