@@ -1,4 +1,4 @@
-"""Images drawn from weights and written as they come: a sheet (PNG), or an array (.npy) of any length."""
+"""Images drawn from weights and written as they are drawn: a sheet (PNG), or an array (.npy) of any length."""
 
 import io
 import math
@@ -29,7 +29,7 @@ _PAD, _SCALE = 2, 2  # of the images in a PNG
 
 
 class Drawing:
-    """n images of a seed, drawn a batch at a time.
+    """n images for one seed, drawn batch by batch.
 
     Args:
         weights: a name or path, see `weights.load`. n: how many images.
@@ -37,11 +37,11 @@ class Drawing:
         options: steps, seed, eta, order, spacing, clip, as in `generate`.
 
     Attributes:
-        shape: `(C, H, W)` of one. amp: the arithmetic that was chosen.
-        note: what is to be said of the weights, or "".
+        shape: `(C, H, W)` of one image. amp: the arithmetic that was chosen.
+        note: a remark on the weights, or "".
 
     Raises:
-        UsageError: numbers out of range, a device or arithmetic that is not to be had. Else as `weights.load`.
+        UsageError: numbers out of range, a device or arithmetic that is not available. Otherwise as `weights.load`.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class Drawing:
         self.note = f"{path}: {description['note']}" if "note" in description else ""
 
     def batches(self) -> Iterator[Tensor]:
-        """The images, `[B, C, H, W]` on the CPU, pixels in [-1, 1]; a bar shows where standard error is a terminal.
+        """The images, `[B, C, H, W]` on the CPU, pixels in [-1, 1]; with a bar if standard error is a terminal.
 
         Raises:
-            NonFiniteError: an image holds something else than numbers. UsageError: memory runs out. Else as `generate`.
+            NonFiniteError: an image with values that are not finite. UsageError: memory runs out. Otherwise as
+                `generate`.
         """
         from tqdm import tqdm
 
@@ -88,16 +89,16 @@ class Drawing:
 
 
 def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None:
-    """Draw into a file, which appears when all images are in it.
+    """Draw into a file, which appears once all images are in it.
 
     Args:
-        out: FILE.png, a sheet of all images; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], of which one batch at a
-            time is in memory. ~ is the home directory.
-        columns: images per row of the sheet; left out, as many as rows.
+        out: FILE.png, a sheet of all images; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], one batch at a time
+            in memory. ~ is the home directory.
+        columns: images per row of the sheet; by default, as many as rows.
 
     Raises:
         UsageError: another kind of file, columns < 1, more images than a sheet holds. DiskError: it cannot be written.
-            Else as `Drawing.batches`.
+            Otherwise as `Drawing.batches`.
     """
     out = check_out(out, columns)
     with closing(drawing.batches()) as batches:
@@ -119,7 +120,7 @@ def _is_png(out: Path) -> bool:
 
 
 def _png(drawing: Drawing, batches: Iterator[Tensor], columns: int | None) -> bytes:
-    """A sheet no larger than what Pillow opens without a warning."""
+    """The sheet, at most as large as Pillow opens without a warning."""
     n, (_, height, width) = drawing.n, drawing.shape
     most = Image.MAX_IMAGE_PIXELS // (_SCALE**2 * (height + _PAD) * (width + _PAD))
     if n > most:
@@ -137,5 +138,5 @@ def _npy(drawing: Drawing, batches: Iterator[Tensor], out: Path) -> Iterator[byt
         raise DiskError(f"cannot write {out} ({size / 1e9:.1f} GB, and {free / 1e9:.1f} are free): draw fewer with --n")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    first = next(batches)  # before a file is begun: an option that is out of range is found here
+    first = next(batches)  # before the file is opened: an option out of range is noticed here
     return chain([header.getvalue()], (batch.numpy().astype("<f4").tobytes() for batch in chain([first], batches)))

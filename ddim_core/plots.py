@@ -1,4 +1,4 @@
-"""Images out of states. Nothing here computes; it arranges.
+"""Figures made of images. Nothing here computes; it arranges.
 
 Three colours mean the same thing everywhere: the image's share, the noise's share, what a model predicts.
 """
@@ -19,14 +19,14 @@ SIGNAL, NOISE, PREDICTION = "#2166ac", "#d6604d", "#1b7837"
 
 
 def tile(images: Tensor, columns: int = 8, *, pad: int = 2, scale: int = 1) -> Image.Image:
-    """Arrange images in rows on a grey ground.
+    """Arrange images in rows on a grey background.
 
     Args:
-        images: `[N, 1 or 3, H, W]`, pixels in [-1, 1] (what lies outside is cut off), or uint8.
-        columns: images a row. pad: grey pixels around each. scale: size of a pixel.
+        images: `[N, 1 or 3, H, W]`, pixels in [-1, 1] (values outside are clipped), or uint8.
+        columns: images per row. pad: grey pixels around each. scale: side of a pixel in the result.
 
     Raises:
-        ValueError: not such a tensor.
+        ValueError: a tensor of another shape, or columns < 1.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0 or columns < 1:
         raise ValueError(f"images must be [N, 1 or 3, H, W] with N >= 1, got {tuple(images.shape)}")
@@ -70,16 +70,16 @@ def strip(rows: Sequence[Tensor], labels: Sequence[str], *, names: Sequence[str]
 
     Args:
         rows: each `[N, 1 or 3, H, W]`, the same N.
-        labels: N, above the columns. names: one a row, on its left.
+        labels: N, above the columns. names: one per row, to its left.
 
     Raises:
-        ValueError: numbers that do not match.
+        ValueError: counts that do not match.
     """
     import matplotlib.pyplot as plt
 
     n = len(labels)
     if any(len(row) != n for row in rows) or (names is not None and len(names) != len(rows)):
-        raise ValueError(f"{n} labels need rows of {n} images, and a name for each row if any")
+        raise ValueError(f"{n} labels need rows of {n} images, and as many names as rows, if any")
     side = 9.0 / (n + (0.8 if names else 0))
     figure, axes = plt.subplots(len(rows), n, figsize=(9.0, side * len(rows) + 0.25), squeeze=False)
     for i, row in enumerate(rows):

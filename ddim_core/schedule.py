@@ -74,11 +74,11 @@ class Schedule:
             every: k, with 1 <= k <= T: 0, k, 2k, ... and T (a shorter last stride when k does not divide T).
             spacing: with `steps`, "uniform" (tau_i near i T / S), "quadratic" (tau_i near T (i / S)^2; more steps near
                 the image; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; about a
-                third of them below t = 100 for `linear`). Where two times would coincide, one is moved on.
+                third of them below t = 100 for `linear`). If two times would coincide, one is moved on.
 
         Raises:
             ValueError: not exactly one of `steps` and `every`, one outside 1..T, an unknown spacing.
-            TypeError: a number of steps that is not an integer.
+            TypeError: a number of steps or a stride that is not an integer.
         """
         if (steps is None) == (every is None):
             raise ValueError("give either steps=S or every=k, and not both")
@@ -138,8 +138,8 @@ class Schedule:
             Two floats for an int t, else two tensors `[B, 1, ..., 1]`. Nothing is copied from the device.
 
         Raises:
-            TypeError: t is not an integer. ValueError: t outside 0..T or of the wrong shape. Times that lie in the
-            memory of a GPU are not read back to be checked; out of range, they stop the kernel that gathers.
+            TypeError: t is not an integer. ValueError: t outside 0..T or of the wrong shape. Times in the memory
+            of a GPU are not read back for this check; out of range, they make the kernel that gathers fail.
         """
         if not isinstance(t, Tensor) or t.ndim == 0:
             a = self.alpha[self.check_time(t)].item()
@@ -175,9 +175,9 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
     """The grid of times on which the DDIM authors sampled (appendix D.2), counted from 1 as ours are, for `sample`.
 
     "quadratic", theirs for CIFAR-10: the squares of `steps` evenly spaced numbers from 0 to sqrt(0.8 T), rounded down,
-    plus 1. From 30 steps of T = 1000 on some are equal, which are given once (a step from a time to itself changes
-    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps, which may be more than `steps` of them. Neither
-    starts at T.
+    plus 1. For T = 1000 and 30 steps or more some coincide, and are given once (a step from a time to itself changes
+    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps; there may be more than `steps` of them. Both
+    end below T, except "uniform" with k = 1.
 
     Returns:
         Ascending times from 0.

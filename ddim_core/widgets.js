@@ -1,5 +1,5 @@
-// One slider or two, and the image that belongs to where they stand. The model (widgets.py) holds the positions: moving
-// a slider only sets them there, and whatever sets them, here or in Python, draws.
+// One slider or two, and the image that belongs to their position. The model (widgets.py) holds the positions: moving a
+// slider only sets them there, and any change to them, made here or in Python, redraws.
 function render({ model, el }) {
   el.classList.add("ddim-slider");
   const labels = model.get("labels");
@@ -16,7 +16,7 @@ function render({ model, el }) {
     const id = `ddim-slider-${Math.random().toString(36).slice(2)}`;
     const label = Object.assign(document.createElement("label"), { htmlFor: id, textContent: name });
     const input = Object.assign(document.createElement("input"), { id, type: "range", min: 0, max: labels[k].length - 1 });
-    // a screen reader says the value of the slider itself; it need not hear of this text, too
+    // a screen reader reads out the slider's own value; it need not read this text, too
     const output = Object.assign(document.createElement("output"), { ariaLive: "off" });
     output.htmlFor = id;
     output.style.minWidth = `${Math.max(...labels[k].map((text) => text.length))}ch`; // or the slider grows as it moves

@@ -151,7 +151,7 @@ def test_a_function_that_counts_from_zero(wrap):
     assert torch.equal(generate(adapter, SCHEDULE, 3, steps=4), expected)
     assert [int(t[0]) for t in told] == [999, 749, 499, 249]
     assert all(t.dtype == torch.int64 and t.shape == (3,) for t in told)
-    with pytest.raises(ValueError, match="the network knows times from 1 on, got 0"):
+    with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         adapter(torch.zeros(2, 1, 4, 4), torch.tensor([5, 0]))
 
 
@@ -198,7 +198,7 @@ def test_an_answer_that_is_no_tensor_is_told_with_the_remedy():
     net = unet()
     for wrong, name in [(lambda x, t: net(x, t), "UNet2DOutput"), (lambda x, t: np.zeros(x.shape), "ndarray")]:
         with pytest.raises(
-            TypeError, match=rf"a denoiser returns a tensor, got {name}: let it return one; .*ddim_core\.Adapter"
+            TypeError, match=rf"a denoiser must return a tensor, got {name}: make it return one; .*ddim_core\.Adapter"
         ):
             predict_noise(wrong, torch.zeros(1, 1, 8, 8), 5)
 

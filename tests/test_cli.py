@@ -116,8 +116,12 @@ FAULTS = [
     (2, "seed must be an integer of at least 0, got -1", [*TRAIN, "--out", "run", "--seed", "-1"]),
     (2, "unknown data set 'cats': choose one of mnist, mnist-10k", [*TRAIN, "--out", "run", "--dataset", "cats"]),
     (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "run", "--limit", "0"]),
-    (2, "--init is for a new run of a network that draws", [*TRAIN, "--out", "run", "--resume", "--init", "mnist"]),
-    (2, "--init is for a new run of a network that draws", ["train", "classifier", "--init", "mnist"]),
+    (
+        2,
+        "--init is for a new run of a network that draws images",
+        [*TRAIN, "--out", "run", "--resume", "--init", "mnist"],
+    ),
+    (2, "--init is for a new run of a network that draws images", ["train", "classifier", "--init", "mnist"]),
     (2, "--init mnist: these weights are of another network", [*TRAIN, "--out", "run", "--init", "mnist"]),
     (2, "unknown weights 'mnits': choose one of ", [*TRAIN, "--out", "run", "--init", "mnits"]),
     (2, "device 'gpu' cannot be used", [*TRAIN, "--out", "run", "--device", "gpu"]),
@@ -349,9 +353,9 @@ def test_what_is_another_is_said_or_refused(capsys):
     assert ddim(*go_on, "--epochs", "3", "--lr", "0.0001", "--amp", "bf16") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[:3] == [
-        "epochs 3 instead of 2, as the run was before",
-        "lr 0.0001 instead of 0.001, as the run was before",
-        "amp bf16 instead of fp32, as the run was before",
+        "epochs 3 instead of 2, which the run had before",
+        "lr 0.0001 instead of 0.001, which the run had before",
+        "amp bf16 instead of fp32, which the run had before",
     ]
     last = json.loads(Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert last["amp"] == "bf16"
@@ -360,7 +364,7 @@ def test_what_is_another_is_said_or_refused(capsys):
     assert ddim(*go_on, "--epochs", "4", "--batch-size", "4") == 4
     assert "is of a run with another batch_size" in capsys.readouterr().err
     assert ddim("train", "kanji", "--resume", "--out", "run") == 2
-    assert "is of a run of the recipe tiny, not of kanji" in capsys.readouterr().err
+    assert "belongs to a run of the recipe tiny, not of kanji" in capsys.readouterr().err
 
 
 def test_the_remedies_for_a_loss_that_is_not_finite_work(capsys):

@@ -39,7 +39,7 @@ def test_begun_and_taken_up():
     assert load_tensors("run/last.safetensors")[1]["steps_done"] == 2
     assert begin(resume=True) == (0, ["run/last.safetensors has done all 1 epochs: ask for more with --epochs"])
     stopped, said = begin(resume=True, changes={"epochs": 2})
-    assert (stopped, said) == (0, ["epochs 2 instead of 1, as the run was before"])
+    assert (stopped, said) == (0, ["epochs 2 instead of 1, which the run had before"])
     assert [
         json.loads(line)["command"] for line in Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()
     ] == ["c", "c"]

@@ -1,8 +1,8 @@
 """Data sets as uint8 tensors `[N, C, H, W]`, and the one place where pixels change their range.
 
-MNIST is downloaded on demand into the cache, or taken from a folder; `mnist-10k` is the part of it that comes with the package: see
-`mnist`. `brush-kanji` and `kuzushiji` are folders of 64x64 images: see `kanji`. Any other folder of images is a data
-set, too: see `folder`.
+MNIST is downloaded on demand into the cache, or taken from a folder; `mnist-10k` is the part of it that comes with the
+package: see `mnist`. `brush-kanji` and `kuzushiji` are folders of 64x64 images: see `kanji`. Any other folder of images
+is a data set, too: see `folder`.
 """
 
 import hashlib
@@ -43,15 +43,15 @@ ATTRIBUTION = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and what is known of them.
+    """Images, and what is known about them.
 
     Attributes:
         images: uint8 `[N, C, H, W]`, 0 black to 255 white.
         labels: int64 `[N]`.
-        name, split: which data, "train" or "test". A folder's name is the one that it was asked for by.
+        name, split: which data, "train" or "test". A folder's name is the one that was asked for.
         classes: what each label stands for: a digit, a character, a subfolder ("." for the folder itself).
-        notes: what is worth saying: of a folder, what was passed over, how many images were enlarged; that files in
-            the layout of MNIST are not the original.
+        notes: what is worth saying: what was passed over in a folder, and how many of its images were enlarged; that
+            files in the layout of MNIST are not the original.
     """
 
     images: Tensor
@@ -66,14 +66,14 @@ class Dataset:
 
 
 def to_model(pixels: Tensor) -> Tensor:
-    """Pixels to the range in which the network works: uint8 0..255 or floats in [0, 1] to floats in [-1, 1]."""
+    """Pixels in the range that the network works in: uint8 0..255 or floats in [0, 1] to floats in [-1, 1]."""
     if pixels.dtype == torch.uint8:
         return pixels.float().div_(127.5).sub_(1)
     return pixels * 2 - 1
 
 
 def from_model(x: Tensor) -> Tensor:
-    """The way back: [-1, 1] to [0, 1]. What lies outside, as samples may, is cut off."""
+    """The way back: [-1, 1] to [0, 1]. Values outside, which samples may have, are clipped."""
     return ((x + 1) / 2).clamp(0, 1)
 
 
@@ -92,10 +92,11 @@ def fingerprint(images: Tensor) -> str:
 def is_folder(name: str | Path) -> bool:
     """Whether a data set is a folder of images rather than known by its name.
 
-    Known names win over folders of that name; a path with a separator in it (`./mnist`), or a `Path`, is a folder.
+    Known names take precedence over folders of that name; a path with a separator in it (`./mnist`), or a `Path`, is a
+    folder.
 
     Raises:
-        DataError: it must be a folder, and is none. UsageError: it is neither a known name nor a folder.
+        DataError: it can only be a folder, and is not one. UsageError: it is neither a known name nor a folder.
     """
     if name in DATASETS:
         return False
@@ -123,17 +124,17 @@ def load_dataset(
     Args:
         name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji", or a folder, see `is_folder` and `folder`.
             All but MNIST have a training split only.
-        root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. Without it
-            MNIST is downloaded into the cache, and fetched anew where it is damaged there; kanji are looked for where
-            `ddim data` puts them. In a folder that is named, other digits in MNIST's files are taken, with a note.
+        root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. By
+            default MNIST is downloaded into the cache, and again if it is damaged there; kanji are looked for where
+            `ddim data` puts them. In a folder given here, other digits in MNIST's files are accepted, with a note.
         split: "train" or "test".
-        limit: keep the first `limit` images, in order, of whatever class they are.
-        resolution, grey: of the images of a folder, which has no resolution of its own; only there.
+        limit: keep the first `limit` images, in order, whatever their class.
+        resolution, grey: for the images of a folder, which has no resolution of its own; for nothing else.
 
     Raises:
-        UsageError: unknown name or split, limit < 1, a folder without a resolution, or options that are not for this
-            data set. DataError: files missing under `root`, or not the data they should be; an image that cannot be
-            read. UnavailableError: MNIST has to be downloaded and cannot be. DiskError: nor can it be written.
+        UsageError: unknown name or split, limit < 1, a folder without a resolution, or options that do not apply to
+            this data set. DataError: files missing under `root`, or not the data they should be; an image that cannot
+            be read. UnavailableError: MNIST has to be downloaded and cannot be. DiskError: it cannot be written.
     """
     folder = is_folder(name)
     if split not in ("train", "test") or (name != "mnist" and split != "train"):

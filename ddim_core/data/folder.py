@@ -1,15 +1,17 @@
-"""Anybody's images: a folder of PNG, JPEG and WebP files, at any depth, as one tensor of equal squares.
+"""Your own images: a folder of PNG, JPEG and WebP files, at any depth, as one tensor of squares of one size.
 
     FOLDER/dog/a.jpg  FOLDER/dog/old/b.png  FOLDER/cat/c.webp        subfolders are classes
     FOLDER/a.jpg  FOLDER/b.png                                       or there are none
 
 Each image becomes a square of one resolution in four steps:
 
-1. its first frame, if it moves; 16-bit grey values are scaled to 8 bits, CMYK and palettes turned to RGB;
+1. if it is animated, its first frame is taken; 16-bit grey values are scaled to 8 bits, CMYK and palettes converted to
+   RGB;
 2. what is transparent is put on white, the colour of paper;
 3. the largest square in the middle is cut out, then made smaller or larger (Lanczos): whatever its shape, no image
    is distorted, and a small one is enlarged;
-4. it is turned as its camera noted (EXIF), then made grey if so asked; else it has three channels, grey or not.
+4. it is turned as the camera recorded (EXIF), then made grey if that is asked for; otherwise it has three channels,
+   grey or not.
 
 Images come in the order of their paths relative to the folder, part by part, on every system.
 """
@@ -47,17 +49,17 @@ _TURNS = {  # EXIF's orientation -> what undoes it
 _ORIENTATION = 0x0112
 
 
-_PASSED_OVER = {  # what a folder may hold beside images: one of a kind, several
+_PASSED_OVER = {  # what a folder may hold beside images: singular, plural
     "hidden": ("hidden file", "hidden files"),
     "other": ("other file", "other files"),
     "empty": ("folder without images", "folders without images"),
-    "back": ("link to a folder read already", "links to folders read already"),
+    "back": ("link to a folder already read", "links to folders already read"),
 }
 
 
 @dataclass
 class Found:
-    """What lies in a folder.
+    """What a folder contains.
 
     Attributes:
         folder: its name, as given.
@@ -94,24 +96,24 @@ def class_of(parts: tuple[str, ...]) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is one that its owner does not see: a name with a dot in front (`._a.png`), Thumbs.db, ..."""
+    """Whether a file is one that its owner does not normally see: with a leading dot (`._a.png`), Thumbs.db, ..."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def shown(path: str | Path) -> str:
-    """A path for a message of one line: what cannot be printed is escaped."""
+    """A path for a one-line message: what cannot be printed is escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def _order(parts: tuple[str, ...]) -> tuple:
-    # systems write one accented letter as one sign or as two
+    # systems write an accented letter as one code point or as two
     return tuple(unicodedata.normalize("NFC", part) for part in parts), parts
 
 
 def find_images(folder: str | Path) -> Found:
-    """Look for images, by the ends of their names, without opening them.
+    """Look for images, by their suffixes, without opening them.
 
-    Links to folders are followed, but no folder is read twice, and none that the folder lies in.
+    Links to folders are followed, but no folder is read twice, nor any that contains this one.
 
     Raises:
         DataError: no such folder, one that cannot be read, or one without images.
@@ -163,14 +165,14 @@ def _one_in_the_other(a: str, b: str) -> bool:
 
 
 def open_image(path: str | Path) -> BinaryIO:
-    """Open the file of an image. Raises DataError, which names it: a folder, a pipe, a link to nothing, no access."""
+    """Open the file of an image. Raises DataError, which names it: a folder, a pipe, a broken link, no access."""
     try:
         mode = os.stat(path).st_mode  # a pipe must not even be opened: that would wait for its other end
         if stat.S_ISREG(mode):
             return open(path, "rb")
         problem = "is a folder, not an image" if stat.S_ISDIR(mode) else "is a pipe or a device, not an image"
     except FileNotFoundError:
-        problem = "is a link to nothing" if os.path.islink(path) else "is not there any more"
+        problem = "is a broken link" if os.path.islink(path) else "is no longer there"
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
     raise DataError(f"{shown(path)} {problem}: remove or rename it")
@@ -184,7 +186,7 @@ def read_images(
     Args:
         found: of `find_images`.
         resolution: R. grey: C is 1, else 3.
-        limit: the first so many, in order, of whatever class they are.
+        limit: only the first so many, in order, whatever their class.
 
     Raises:
         UsageError: a resolution below 1. DataError: an image that cannot be read, or more pixels than half of the
@@ -218,7 +220,7 @@ def survey(found: Found) -> tuple[list[tuple[int, int]], int]:
 
 def _read(path: str, resolution: int, grey: bool) -> tuple[np.ndarray, tuple[int, int], bool]:
     """(uint8 `[C, R, R]`, width and height of the file's image, whether the file is grey)."""
-    # what Pillow has to say of an image, as of its size or its EXIF, is either no matter or an error below
+    # what Pillow warns of, such as an image's size or its EXIF, either does not matter or is an error below
     with open_image(path) as file, warnings.catch_warnings(action="ignore"):
         try:
             with Image.open(file, formats=_FORMATS) as image:
@@ -232,15 +234,15 @@ def _read(path: str, resolution: int, grey: bool) -> tuple[np.ndarray, tuple[int
             return (pixels[None] if grey else pixels.transpose(2, 0, 1)), size, is_grey
         except UnidentifiedImageError as error:
             raise DataError(f"{shown(path)} is not a PNG, JPEG or WebP image: remove it") from error
-        except Exception as error:  # Pillow raises many kinds for a damaged, cut or monstrous image
+        except Exception as error:  # Pillow raises many kinds for a damaged, truncated or huge image
             reason = shown(" ".join(str(error).split()) or type(error).__name__)
             raise DataError(
-                f"{shown(path)} cannot be read as an image ({reason}): remove it, or get it anew"
+                f"{shown(path)} cannot be read as an image ({reason}): remove it, or get it again"
             ) from error
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel, of mode L or RGB, on white where it is transparent."""
+    """The image with 8 bits per channel, of mode L or RGB, on white where it is transparent."""
     if image.mode.startswith("I"):  # 16 bits
         values = np.asarray(image).astype(np.int64)
         pixels = ((values + 128) // 257).clip(0, 255).astype(np.uint8)
@@ -255,12 +257,12 @@ def _opaque(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged note is no note
+    except Exception:  # a damaged record is no record
         return 1
 
 
 def _memory() -> int | None:
-    """Bytes of memory that this machine has; None where it does not tell."""
+    """Bytes of memory that this machine has; None if it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

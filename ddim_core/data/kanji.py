@@ -58,11 +58,11 @@ def find_fonts(folder: str | Path | None = None) -> list[Path]:
     """The brush fonts, in the order of `BRUSH_FONTS`.
 
     Args:
-        folder: where to look, with all folders below; left out, where Debian and Ubuntu put fonts, and in the home
-            directory, whose fonts are preferred.
+        folder: where to look, subfolders included; by default, where Debian and Ubuntu put fonts, and in the home
+            directory, whose fonts take precedence.
 
     Raises:
-        UnavailableError: one or more are not there; the message says how to install them.
+        UnavailableError: one or more are missing; the message says how to install them.
     """
     places = [Path(os.path.expanduser(p)) for p in (_FONT_FOLDERS if folder is None else (folder,))]
     there = {path.name: path for place in places for path in sorted(place.rglob("*.ttf"))}
@@ -81,12 +81,12 @@ def render_brush(
 ) -> dict[str, int]:
     """Draw every kanji of the brush fonts once, and write them as `FOLDER/kkanji2/U+XXXX/<16 hex>.png`.
 
-    Each is cropped, fitted into 58 x 58 pixels and centred. Glyphs that the font lists but leaves empty are left out,
-    and so is an image that came before, as where two code points share one glyph (old and new forms of a character,
+    Each is cropped, fitted into 58 x 58 pixels and centred. Glyphs that a font lists but leaves empty are left out,
+    and so is an image that is there already, as when two code points share one glyph (old and new forms of a character,
     in the cursive font). The same fonts and the same Pillow give the same files.
 
     Args:
-        folder: where `kkanji2` is made; it appears when all images are written.
+        folder: where `kkanji2` is made; it appears once all images are written.
         fonts: see `find_fonts`.
         report: called after each font with its file's name, the images kept and the kanji it lists.
 
@@ -137,7 +137,7 @@ def _glyphs(path: Path) -> Iterator[tuple[int, Image.Image | None]]:
         face = ImageFont.truetype(str(path), _DRAWN, layout_engine=ImageFont.Layout.BASIC)
         for code in codes:
             yield code, _image(chr(code), face)
-    except Exception as error:  # fontTools and FreeType raise many kinds for a damaged or foreign file
+    except Exception as error:  # fontTools and FreeType raise many kinds of error for a damaged or foreign file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be read as a font ({reason}): install it again") from error
 
@@ -184,10 +184,10 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
             sorted(p for p in os.listdir(place) if p.endswith(".png") and not is_hidden(p)) if place.is_dir() else []
         )
         if not names:
-            raise DataError(f"{place} holds no images, so {root} is not whole: remove it and get the data anew")
+            raise DataError(f"{place} holds no images, so {root} is incomplete: remove it and get the data again")
         files += [(label, f"{place}/{p}") for p in names]
     if not files:
-        raise DataError(f"{root} holds no images (U+XXXX/*.png): remove it and get the data anew")
+        raise DataError(f"{root} holds no images (U+XXXX/*.png): remove it and get the data again")
     files = files[:limit]
     images = np.empty((len(files), 1, SIZE, SIZE), np.uint8)
     for image, (_, path) in zip(images, files, strict=True):
@@ -200,7 +200,7 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
 def read_png(content: bytes, name: str) -> np.ndarray:
     """The pixels of an image, uint8 `[64, 64]`. Raises DataError, which names it: not a 64x64 grey PNG, or damaged."""
     try:
-        # Pillow's warnings are of large images, which are refused below
+        # Pillow warns about large images, which are refused below
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.mode == "L" and image.size == (SIZE, SIZE):
                 return np.asarray(image)
@@ -209,12 +209,12 @@ def read_png(content: bytes, name: str) -> np.ndarray:
         problem = "not a PNG"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         problem = f"not a readable PNG ({error})"
-    raise DataError(f"{name} is {problem}: get the data anew")
+    raise DataError(f"{name} is {problem}: get the data again")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its place only when all went well; what was half-written is removed.
+    """A folder to fill, which takes its place only if all went well; anything half-written is removed.
 
     Raises:
         DataError: `path` exists already. DiskError: it cannot be written.

@@ -130,7 +130,7 @@ def test_links_are_followed_once(tmp_path):
     own = load_dataset(root, resolution=4)
     assert colors(own.images) == [RED, BLUE, BLUE], "a/1, a/3, and b/2 once"
     assert own.classes == ("a", "b")
-    assert own.notes == ("passed over: 7 links to folders read already",)
+    assert own.notes == ("passed over: 7 links to folders already read",)
 
 
 def test_a_linked_folder_is_a_folder(pets, tmp_path):
@@ -304,7 +304,7 @@ FAULTS = {
     "pipe": (os.mkfifo, "is a pipe or a device, not an image: remove or rename it"),
     "socket": (a_socket, "is a pipe or a device, not an image: remove or rename it"),
     "device": (lambda p: p.symlink_to("/dev/zero"), "is a pipe or a device, not an image: remove or rename it"),
-    "dangling link": (lambda p: p.symlink_to("nowhere"), "is a link to nothing: remove or rename it"),
+    "dangling link": (lambda p: p.symlink_to("nowhere"), "is a broken link: remove or rename it"),
     "link to itself": (lambda p: p.symlink_to(p), "cannot be read (Too many levels of symbolic links): remove or"),
     "no IDAT": (lambda p: p.write_bytes(png()[:45]), "cannot be read as an image ("),
     "cut png": (lambda p: p.write_bytes(content("png")[:5000]), "cannot be read as an image ("),
@@ -376,7 +376,7 @@ def test_a_file_without_access(tmp_path, monkeypatch):
         find_images(tmp_path)
     monkeypatch.undo()
     path.unlink()
-    with pytest.raises(DataError, match="is not there any more"):
+    with pytest.raises(DataError, match="is no longer there"):
         open_image(path)
 
 

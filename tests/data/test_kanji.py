@@ -292,7 +292,7 @@ def test_what_other_systems_leave_is_passed_over(tmp_path):
     [
         (os.mkfifo, "is a pipe or a device, not an image"),
         (os.mkdir, "is a folder, not an image"),
-        (lambda path: os.symlink("nowhere", path), "is a link to nothing"),
+        (lambda path: os.symlink("nowhere", path), "is a broken link"),
     ],
     ids=["pipe", "folder", "link"],
 )
@@ -367,7 +367,7 @@ def test_an_image_that_is_none(tmp_path, content, problem):
     write(tmp_path, "U+4E00/a.png", noise(0))
     bad = tmp_path / FOLDER / "U+4E00" / "b.png"
     bad.write_bytes(content)
-    with pytest.raises(DataError, match=f"is {problem}.*: get the data anew") as e:
+    with pytest.raises(DataError, match=f"is {problem}.*: get the data again") as e:
         read_folder(tmp_path)
     assert str(e.value).startswith(f"{bad} is ")
     assert "\n" not in str(e.value)
@@ -402,7 +402,7 @@ def test_a_folder_that_is_not_there_or_not_whole(tmp_path):
         read_folder(tmp_path)
     write(tmp_path, "U+4E00/a.png", noise(0))
     (tmp_path / FOLDER / "U+4E8C").mkdir()
-    with pytest.raises(DataError, match=rf"U\+4E8C holds no images, so {tmp_path}/{FOLDER} is not whole"):
+    with pytest.raises(DataError, match=rf"U\+4E8C holds no images, so {tmp_path}/{FOLDER} is incomplete"):
         read_folder(tmp_path)
     (tmp_path / FOLDER / "U+4E8C").rmdir()
     (tmp_path / FOLDER / "U+4E8C").touch()
@@ -433,7 +433,7 @@ def test_draw_then_train(cache, fonts, drawn, capsys):
     assert ddim("data", "brush-kanji", "--fonts", fonts) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[:5] == [f"{name}: {kept} of {listed} kanji" for name, kept, listed in drawn[2]]
-    assert out[5] == f"left out: {drawn[1]['empty']} empty glyphs, 1 images that came before"
+    assert out[5] == f"left out: {drawn[1]['empty']} empty glyphs, 1 duplicates"
     known = [
         f"brush-kanji train: {drawn[1]['drawn']} images of (1, 64, 64), {len(KANJI)} classes",
         f"in {cache}/brush-kanji/{FOLDER}",

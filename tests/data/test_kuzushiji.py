@@ -103,7 +103,7 @@ def test_modes_and_owners_are_not_taken_over(tmp_path):
     assert made.st_uid == os.getuid()
 
 
-LAYOUT = r"does not lie as kkanji2/U\+XXXX/<16 hex>\.png"
+LAYOUT = r"is not of the form kkanji2/U\+XXXX/<16 hex>\.png"
 LINK = "is a link or a device"
 HOSTILE = [
     (member("/tmp/evil.png", content=png(0)), LAYOUT),
@@ -138,7 +138,7 @@ HOSTILE = [
     (member(GOOD, tarfile.CHRTYPE, devmajor=1, devminor=5), LINK),
     (member(GOOD, tarfile.BLKTYPE, devmajor=8), LINK),
     (member(GOOD, content=bytes(100_000)), "is too large for an image"),
-    (member(NAMES[0], content=png(9)), "is there twice"),
+    (member(NAMES[0], content=png(9)), "appears twice"),
 ]
 
 
@@ -181,7 +181,7 @@ def test_another_count(small, tmp_path):
     for count in (2, 4):
         with pytest.raises(DataError, match=f"holds 3 images of 3 characters instead of {count}: .* --count 3$"):
             unpack(small, tmp_path / "out", count=count)
-    with pytest.raises(DataError, match="instead of 140424 of 3832: get it anew, or"):
+    with pytest.raises(DataError, match="instead of 140424 of 3832: get it again, or"):
         unpack(small, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -357,7 +357,7 @@ def test_a_file_that_is_gone_is_asked_for_once(host, tmp_path):
 
 def test_a_web_page_in_its_place(host, tmp_path):
     host.content = b"<html>down for maintenance</html>" * 99
-    with pytest.raises(UnavailableError, match="something else than a tar archive came"):
+    with pytest.raises(UnavailableError, match="something other than a tar archive arrived"):
         fetch(tmp_path / "a.tar", host.url)
     assert tree(tmp_path) == {}
 
@@ -397,9 +397,7 @@ def test_a_local_archive(small, tmp_path, cache, capsys):
     assert err == ""
     lines = out.splitlines()
     assert lines[0] == f"{small}: sha256 {sha256_file(small)}"
-    assert lines[1].startswith(
-        f"another sha256 than the {kuzushiji.REPORTED_SHA256} that a user of the archive reported"
-    )
+    assert lines[1].startswith(f"not the sha256 {kuzushiji.REPORTED_SHA256} that a user of the archive reported")
     assert lines[2:] == described(cache / "kuzushiji")
     assert small.exists(), "the reader's own file stays"
     before = tree(cache)
@@ -444,7 +442,7 @@ def test_a_download_that_is_not_possible(offline, cache, tmp_path, capsys, monke
     ("message", "argv"),
     [
         ("nothing.tar: no such file", ["--archive", "nothing.tar"]),
-        ("'../evil.png' does not lie as", ["--archive", "evil.tar", "--count", "1"]),
+        ("'../evil.png' is not of the form", ["--archive", "evil.tar", "--count", "1"]),
         ("text.tar is not a whole tar archive", ["--archive", "text.tar"]),
     ],
 )
