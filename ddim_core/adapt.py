@@ -4,7 +4,7 @@ Two conventions differ. Most networks, those of diffusers among them, were train
 where ours are 1, ..., T: the same noise, numbered one lower. And some return their prediction inside an object.
 `Adapter` settles both.
 
-Their files differ in two more: the names of the same network's tensors, and the way its settings are written.
+Their files differ in two more ways: in the names of the same network's tensors, and in how its settings are written.
 `renamed`, `config_of` and `schedule_of` turn those of diffusers into ours; `weights` reads the files.
 """
 

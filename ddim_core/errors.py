@@ -1,4 +1,4 @@
-"""Errors that end in one line for the reader: what failed, why, what to do.
+"""Errors that are reported in one line: what failed, why, what to do.
 
 Each class carries the exit code of the command line.
 """

@@ -91,7 +91,7 @@ def sweep(folder: Path, pattern: str) -> None:
 
 
 def _abandoned(left: Path) -> bool:
-    """Whether nobody writes here any more: no process has this number and nothing changed for a minute, or for an hour.
+    """Whether nobody writes here any more: unchanged for a minute, with no process of this number, or for an hour.
 
     (The folder may be shared with other machines, whose processes have numbers of their own.)
     """

@@ -85,7 +85,7 @@ def launch(
 
 
 def _resolution(config: TrainConfig, name: str, given: int | None) -> int:
-    """The one for a folder's images. Raises UsageError: the recipe's network cannot halve it often enough."""
+    """The resolution for a folder's images. Raises UsageError: the recipe's network cannot halve it often enough."""
     if given is None:
         return config.unet.resolution
     if given < (least := 2 ** (len(config.unet.ch_mult) - 1) * config.unet.patch):

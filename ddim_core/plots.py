@@ -66,7 +66,7 @@ def show(images: Tensor, columns: int = 8, *, ax=None, title: str | None = None,
 
 
 def strip(rows: Sequence[Tensor], labels: Sequence[str], *, names: Sequence[str] | None = None):
-    """Rows of images with a label above each column, as x_t at several times with x0_hat below; returns the figure.
+    """Rows of images, a label above each column, such as x_t at several times with x0_hat below; returns the figure.
 
     Args:
         rows: each `[N, 1 or 3, H, W]`, the same N.

@@ -56,6 +56,6 @@ def load_result(name: str) -> tuple[dict[str, np.ndarray], dict]:
         provenance = json.loads(arrays.pop("provenance").item())
     except FileNotFoundError:
         raise DataError(f"no result {name!r}: there are {', '.join(results()) or 'none'}") from None
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+    except Exception as error:  # numpy and zipfile raise many kinds of error for a damaged file
         raise DataError(f"{path} is damaged ({error}): install the package again") from error
     return arrays, provenance

@@ -342,7 +342,7 @@ def slerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
 
 def _weights(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
     if a.shape != b.shape:
-        raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     return torch.as_tensor(weights, dtype=a.dtype, device=a.device).view(-1, *(1,) * a.ndim)
 
 

@@ -249,4 +249,4 @@ def _as_int(value: object, name: str) -> int:
 
 def _same_shape(a: Tensor, b: Tensor, a_name: str, b_name: str) -> None:
     if a.shape != b.shape:
-        raise ValueError(f"{a_name} and {b_name} must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"{a_name} and {b_name} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")

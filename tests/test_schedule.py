@@ -265,7 +265,7 @@ def test_times_of_another_shape_are_refused(function, shape):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_shapes_that_differ_are_refused_and_not_broadcast(function):
-    with pytest.raises(ValueError, match=r"must have one shape, got \(3, 2, 4, 4\) and \(1, 2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"must have the same shape, got \(3, 2, 4, 4\) and \(1, 2, 4, 4\)"):
         function(X, 5, X[:1], SCHEDULE)
 
 

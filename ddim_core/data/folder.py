@@ -234,7 +234,7 @@ def _read(path: str, resolution: int, grey: bool) -> tuple[np.ndarray, tuple[int
             return (pixels[None] if grey else pixels.transpose(2, 0, 1)), size, is_grey
         except UnidentifiedImageError as error:
             raise DataError(f"{shown(path)} is not a PNG, JPEG or WebP image: remove it") from error
-        except Exception as error:  # Pillow raises many kinds for a damaged, truncated or huge image
+        except Exception as error:  # Pillow raises many kinds of error for a damaged, truncated or huge image
             reason = shown(" ".join(str(error).split()) or type(error).__name__)
             raise DataError(
                 f"{shown(path)} cannot be read as an image ({reason}): remove it, or get it again"

@@ -149,7 +149,7 @@ def unpack(archive: str | Path, folder: str | Path, *, count: int = COUNT) -> No
                     path.parent.mkdir(exist_ok=True)
                     path.write_bytes(content)
     except tarfile.TarError as error:
-        raise DataError(f"{archive} is not a whole tar archive ({error}): get it again") from error
+        raise DataError(f"{archive} is not a complete tar archive ({error}): get it again") from error
     except OSError as error:
         raise DataError(f"{archive} cannot be read ({error.strerror or error}): name another file") from error
 

@@ -106,7 +106,7 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
 
 
 def _fetch(path: Path, digest: str) -> None:
-    """Download one file, which takes its place when it is whole and verified. Raises UnavailableError, DiskError."""
+    """Download one file, which takes its place once it is complete and verified. Raises UnavailableError, DiskError."""
     can_be_written(path.parent)
     reasons = []
     for mirror in MIRRORS:

@@ -25,8 +25,7 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
     """The file at a URL, downloaded to `path` unless it is there already.
 
     Args:
-        digest: "md5:..." or "sha256:..." of the file. It takes its place once it is complete and
-            verified.
+        digest: "md5:..." or "sha256:..." of the file. It takes its place once it is complete and verified.
         remedy: what to do if a download is not possible.
 
     Raises:

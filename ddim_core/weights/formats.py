@@ -157,7 +157,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch
 
 
 def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a file that torch saved, and a note where it holds more of them than one network's."""
+    """The tensors of a file that torch saved, and a note if it holds more of them than one network's."""
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file")
     try:

@@ -4,7 +4,7 @@
 
     fetch()     (the file, downloaded if it is not here, and verified; what it was compared with, in words)
     cached()    the file if it is here, else None
-    about       the description of weights whose file need not be here; None where the file says what it holds
+    about       the description of weights whose file need not be here; None if the file says what it holds
 """
 
 import os

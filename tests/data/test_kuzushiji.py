@@ -196,11 +196,11 @@ def test_the_real_count_has_the_real_characters():
 def test_files_that_are_no_archives(small, tmp_path):
     raw = small.read_bytes()
     for content, cause in [
-        (b"", "is not a whole tar archive"),
-        (b"<html>not found</html>" * 99, "is not a whole tar archive"),
-        (gzip.compress(raw), "is not a whole tar archive"),
-        (raw[:100], "is not a whole tar archive"),
-        (raw[: raw.index(png(2)) + 100], "is not a whole tar archive|holds 2 images"),
+        (b"", "is not a complete tar archive"),
+        (b"<html>not found</html>" * 99, "is not a complete tar archive"),
+        (gzip.compress(raw), "is not a complete tar archive"),
+        (raw[:100], "is not a complete tar archive"),
+        (raw[: raw.index(png(2)) + 100], "is not a complete tar archive|holds 2 images"),
     ]:
         path = tmp_path / "bad.tar"
         path.write_bytes(content)
@@ -443,7 +443,7 @@ def test_a_download_that_is_not_possible(offline, cache, tmp_path, capsys, monke
     [
         ("nothing.tar: no such file", ["--archive", "nothing.tar"]),
         ("'../evil.png' is not of the form", ["--archive", "evil.tar", "--count", "1"]),
-        ("text.tar is not a whole tar archive", ["--archive", "text.tar"]),
+        ("text.tar is not a complete tar archive", ["--archive", "text.tar"]),
     ],
 )
 def test_a_fault_is_one_line_and_a_code(cache, tmp_path, monkeypatch, capsys, message, argv):

@@ -153,5 +153,5 @@ def test_missing_or_misshapen_noise():
         ddim_step(randn(2, 2), randn(2, 2), 5, 4, SCHEDULE, eta=0.5)
     with pytest.raises(ValueError, match="noise must have the shape of xt"):
         ddim_step(randn(2, 2), randn(2, 2), 5, 4, SCHEDULE, eta=0.5, noise=randn(1, 2))
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         ddim_step(randn(2, 2), randn(1, 2), 5, 4, SCHEDULE)
