@@ -95,7 +95,7 @@ def killed_in_training(folder: Path) -> dict:
     chance, kills, code = random.Random(1), 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         pid = fork(lambda: run(killed))
-        # 5 steps an epoch: some runs end before their first checkpoint, some after several
+        # 5 steps per epoch: some runs end before their first checkpoint, some after several
         target = len(lines(killed / "losses")) + chance.randrange(2, 13)
         if wait_for(lambda n=target: len(lines(killed / "losses")) >= n, pid):
             os.kill(pid, signal.SIGKILL)

@@ -37,7 +37,7 @@ def numbered(n, channels=1, h=3, w=2):
     scale=st.integers(1, 3),
     channels=st.sampled_from([1, 3]),
 )
-def test_every_pixel_is_an_image_or_the_ground(n, columns, pad, scale, channels):
+def test_every_pixel_is_an_image_or_the_background(n, columns, pad, scale, channels):
     images = torch.from_numpy(np.random.default_rng(n).integers(0, 256, (n, channels, 3, 2), dtype=np.uint8))
     sheet = tile(images, columns, pad=pad, scale=scale)
     c = min(columns, n)

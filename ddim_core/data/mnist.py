@@ -101,7 +101,7 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     expected = int(np.prod(shape, dtype=object))
     if len(content) - head != expected:
         found = f"{len(content) - head} bytes of values instead of {expected}"
-        raise DataError(f"{path} has the wrong length ({found}): get it again")
+        raise DataError(f"{path} is not of the right length ({found}): get it again")
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
 
 

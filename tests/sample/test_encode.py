@@ -78,6 +78,6 @@ def test_slerp_goes_round_a_circle_at_even_speed():
 def test_slerp_of_one_direction_is_a_line_and_opposites_are_refused():
     a = torch.tensor([1.0, 2.0]).double()
     torch.testing.assert_close(slerp(a, a, [0.3])[0], a)
-    for wrong, message in [(-a, "opposite"), (0 * a, "direction"), (torch.zeros(3), "one shape")]:
+    for wrong, message in [(-a, "opposite"), (0 * a, "direction"), (torch.zeros(3), "same shape")]:
         with pytest.raises(ValueError, match=message):
             slerp(a, wrong, [0.5])

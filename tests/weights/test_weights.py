@@ -66,7 +66,7 @@ def test_the_shipped_network():
 
 
 def test_the_shipped_network_draws():
-    """Digits, roughly: strokes of white on a ground of black."""
+    """Digits, roughly: white strokes on a black background."""
     model, schedule = load_pretrained("mnist")
     images = generate(model, schedule, 8, steps=10, seed=0)
     assert images.shape == (8, 1, 28, 28)
