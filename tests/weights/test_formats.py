@@ -611,7 +611,7 @@ def test_times_of_the_shifted_network(small):
     model, xt = Adapter(small), randn(2, 3, 16, 16)
     assert torch.equal(model(xt, torch.tensor([1, 1000])), small(xt, torch.tensor([0, 999])))
     assert model.config == SMALL
-    with pytest.raises(ValueError, match="times from 1 on, got 0"):
+    with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         model(xt, torch.tensor([5, 0]))
     with pytest.raises(TypeError, match="integer"):
         model(xt, torch.tensor([1.0, 2.0]))
