@@ -1,4 +1,4 @@
-"""The folder in which this package keeps what it downloads or makes, data and weights, and what to say of a disk's faults."""
+"""Where this package keeps the data and weights that it downloads or makes, and the errors of a disk in one line."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ __all__ = ["cache", "can_be_written", "cannot_write"]
 
 
 def cache() -> Path:
-    """The folder that DDIM_CORE_CACHE names, else `~/.cache/ddim_core`; looked up when it is needed, and not made.
+    """The folder that DDIM_CORE_CACHE names, else `~/.cache/ddim_core`; looked up when needed, and not created.
 
     Raises:
-        DiskError: there is neither (a container's bare user has no home directory).
+        DiskError: there is neither (a user in a container may have no home directory).
     """
     named = os.environ.get("DDIM_CORE_CACHE") or os.path.join("~", ".cache", "ddim_core")
     place = os.path.expanduser(named)
@@ -23,7 +23,7 @@ def cache() -> Path:
 
 
 def cannot_write(path: str | Path, error: OSError) -> DiskError:
-    """The line for a file or folder that could not be written: which, why, and what to do."""
+    """The error for a file or folder that could not be written: which, why, and what to do."""
     try:
         cached = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(cache()))
     except DiskError:
@@ -37,7 +37,7 @@ def cannot_write(path: str | Path, error: OSError) -> DiskError:
 
 
 def can_be_written(folder: str | Path) -> None:
-    """Make a folder, and raise DiskError where that or writing into it is not possible: before a long download, say."""
+    """Create a folder; raise DiskError if that, or writing into it, is not possible. For use before a download."""
     try:
         os.makedirs(folder, exist_ok=True)
         if not os.access(folder, os.W_OK):

@@ -1,6 +1,6 @@
 """The command `ddim`: train, sample, evaluate, data, download, export, info.
 
-Faults end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss or pictures
+Errors end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss or images
 not finite, 6 disk, 7 download not possible.
 """
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
             return args.run(args) or 0
     except DDIMError as error:
         return _fail(str(error), error.exit_code)
-    except (ValueError, TypeError) as error:  # what the library says of a value out of range
+    except (ValueError, TypeError) as error:  # the library's, for a value out of range
         return _fail(str(error), UsageError.exit_code)
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -60,33 +60,33 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     folder = {"type": _path, "metavar": "FOLDER"}
 
-    p = commands.add_parser("train", help="train a recipe, or go on with a run")
+    p = commands.add_parser("train", help="train a recipe, or continue a run")
     p.set_defaults(run=_train)
     p.add_argument("recipe", metavar="RECIPE", help="mnist, mnist-large, kanji, or classifier")
-    p.add_argument("--out", type=_path, metavar="DIR", help="folder of the run; left out, runs/RECIPE")
-    p.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
-    p.add_argument("--init", metavar="NAME", help="begin with these weights (a name, or a file of `ddim export`)")
-    p.add_argument("--data", **folder, help="that holds MNIST/raw, or kkanji2; left out, the cache of `ddim data`")
+    p.add_argument("--out", type=_path, metavar="DIR", help="folder of the run (default: runs/RECIPE)")
+    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in DIR")
+    p.add_argument("--init", metavar="NAME", help="start from these weights (a name, or a file from `ddim export`)")
+    p.add_argument("--data", **folder, help="that holds MNIST/raw or kkanji2 (default: where `ddim data` puts it)")
     p.add_argument("--dataset", metavar="NAME|FOLDER", help=_DATASET)
     p.add_argument("--resolution", type=int, metavar="N", help=_RESOLUTION)
-    p.add_argument("--grey", action="store_true", help="make a folder's pictures grey; left out, they are in colour")
-    p.add_argument("--limit", type=int, metavar="N", help="train on the first N pictures only, in order of their paths")
+    p.add_argument("--grey", action="store_true", help="make a folder's images grey (default: in colour)")
+    p.add_argument("--limit", type=int, metavar="N", help="train on the first N images only, ordered by path")
     p.add_argument("--epochs", type=int)
     p.add_argument("--batch-size", type=int)
     p.add_argument("--lr", type=float)
     p.add_argument("--loss-weight", help="plain, balanced or min-snr: how much each t counts in the loss")
     p.add_argument("--seed", type=int)
-    p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
+    p.add_argument("--device", help="cuda, mps or cpu (default: the best available)")
     p.add_argument("--amp", help="auto (the default), fp32, bf16 or fp16")
-    p.add_argument("--compile", action="store_true", help="compile the network first: pays in a long run on a GPU")
+    p.add_argument("--compile", action="store_true", help="compile the network first: pays off in long runs on a GPU")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    p = commands.add_parser("sample", help="draw pictures")
+    p = commands.add_parser("sample", help="draw images")
     p.set_defaults(run=_sample)
     _add_drawing(p, n=64)
     out = "FILE.png, or FILE.npy with pixels in [-1, 1]"
     p.add_argument("--out", type=_path, required=True, metavar="FILE", help=out)
-    p.add_argument("--columns", type=int, help="pictures per row of the PNG; left out, a square")
+    p.add_argument("--columns", type=int, help="images per row of the PNG (default: as many as rows)")
 
     p = commands.add_parser("evaluate", help="measure samples of digits beside real ones, in one or many settings")
     p.set_defaults(run=_evaluate)
@@ -97,17 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--save-samples", **folder, help="keep each row's samples, and judge those that lie there")
     p.add_argument("--samples", **folder, help="judge the samples that were kept there, draw none")
 
-    p = commands.add_parser("data", help="fetch, make or check a data set, and say what it is")
+    p = commands.add_parser("data", help="fetch, make or check a data set, and describe it")
     p.set_defaults(run=_data)
-    names = "mnist, mnist-10k, brush-kanji or kuzushiji; or a folder of pictures"
+    names = "mnist, mnist-10k, brush-kanji or kuzushiji; or a folder of images"
     p.add_argument("dataset", metavar="NAME|FOLDER", help=names)
-    p.add_argument("--data", **folder, help="where it is, or where it goes; left out, a cache in the home directory")
+    p.add_argument("--data", **folder, help="where it is, or where it goes (default: a cache in the home directory)")
     p.add_argument("--fonts", **folder, help="brush-kanji: where the fonts are")
-    archive = "kuzushiji: kkanji.tar, if it is on this machine already"
+    archive = "kuzushiji: kkanji.tar, if it is already on this machine"
     p.add_argument("--archive", type=_path, metavar="FILE", help=archive)
-    p.add_argument("--count", type=int, metavar="N", help="kuzushiji: pictures of another archive than the real one")
+    p.add_argument("--count", type=int, metavar="N", help="kuzushiji: images in an archive other than the real one")
 
-    p = commands.add_parser("download", help="fetch public weights into the cache, and verify them", epilog=_CACHE)
+    p = commands.add_parser("download", help="fetch public weights into the cache and verify them", epilog=_CACHE)
     p.set_defaults(run=_download)
     p.add_argument("name", metavar="NAME", help=_PUBLIC)
 
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help="last.safetensors of a run, or its folder")
     p.add_argument("--out", type=_path, required=True, metavar="FILE.safetensors")
     p.add_argument("--last-step", action="store_true", help="the weights of the last step instead of the average")
-    p.add_argument("--ship", metavar="NAME", help="also put the file into the package, in a checkout")
+    p.add_argument("--ship", metavar="NAME", help="also add the file to the package, in a checkout")
 
     p = commands.add_parser("info", help="where weights come from")
     p.set_defaults(run=_info)
@@ -124,18 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_DATASET = """another data set, as mnist-10k, which comes with the package, or kuzushiji; or a folder of PNG, JPEG or WebP
-pictures, whose subfolders are classes (./mnist, where it has the name of a data set)"""
-_RESOLUTION = "of a folder's pictures, resized and cropped to squares; left out, the recipe's"
-_WEIGHTS = """mnist; kanji; what `ddim download` knows, downloaded once; a file FILE.safetensors that `ddim export` wrote; or
-public weights of the original model: a file of the PyTorch port or the DDIM authors' (.pt, .ckpt, .pth), or a folder as
-diffusers writes it"""
-_PUBLIC = """cifar10: the original model, 143 MB; or one from the Hugging Face hub, google/ddpm-cifar10-32[@REVISION],
-google/ddpm-NAME-256 or google/ddpm-ema-NAME-256 with celebahq, bedroom, church or cat"""
-_CACHE = """The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; for the Hugging Face hub, the hub's
-own. DDIM_CORE_CIFAR10_URL names a mirror of the file; with DDIM_CORE_CIFAR10_HASH (sha256:... or md5:...) another file of
-the same network."""
-_AMP = "arithmetic inside the network: fp32 (the default), bf16, fp16, or auto, the fastest that serves"
+_DATASET = """another data set: mnist-10k, which comes with the package, or kuzushiji; or a folder of PNG, JPEG or WebP
+images whose subfolders are classes (write ./mnist if its name is that of a data set)"""
+_RESOLUTION = "of a folder's images, resized and cropped to squares (default: the recipe's)"
+_WEIGHTS = """mnist; kanji; a name that `ddim download` knows, downloaded once; a FILE.safetensors of `ddim export`;
+or public weights of the original model: a file from the PyTorch port or from the DDIM authors (.pt, .ckpt, .pth), or a
+folder that diffusers wrote"""
+_PUBLIC = """cifar10: the original model, 143 MB; or one from the Hugging Face hub: google/ddpm-cifar10-32[@REVISION],
+google/ddpm-NAME-256 or google/ddpm-ema-NAME-256, where NAME is celebahq, bedroom, church or cat"""
+_CACHE = """The cache is ~/.cache/ddim_core, or the folder that DDIM_CORE_CACHE names; the Hugging Face hub has its
+own. DDIM_CORE_CIFAR10_URL names a mirror of the file or, together with DDIM_CORE_CIFAR10_HASH (sha256:... or md5:...),
+another file of the same network."""
+_AMP = "arithmetic inside the network: fp32 (the default), bf16, fp16, or auto, which picks what suits the device"
 
 
 def _add_drawing(p: argparse.ArgumentParser, n: int, many: bool = False) -> None:
@@ -145,21 +145,21 @@ def _add_drawing(p: argparse.ArgumentParser, n: int, many: bool = False) -> None
         )
 
     p.add_argument("--weights", required=True, metavar="NAME", help=_WEIGHTS)
-    option("--steps", 50, "calls of the network per picture (default 50)", type=int)
-    p.add_argument("--n", type=int, default=n, help=f"number of pictures (default {n})")
+    option("--steps", 50, "calls of the network per image (default 50)", type=int)
+    p.add_argument("--n", type=int, default=n, help=f"number of images (default {n})")
     p.add_argument("--seed", type=int, default=0)
     option("--eta", 0.0, "0 DDIM, 1 DDPM, between, or sigma-hat", type=_eta)
     option("--order", 1, "1, or 2 for DPM-Solver++(2M), with eta = 0 (default 1)", type=int)
     option("--spacing", "uniform", "of the times: uniform (the default), quadratic or logsnr")
-    p.add_argument("--clip", action="store_true", help="limit every guess of the picture to [-1, 1]")
-    batch = "pictures drawn at once (default 64" + ("; on a GPU 1000)" if many else ")")
+    p.add_argument("--clip", action="store_true", help="limit every guess of the image to [-1, 1]")
+    batch = "images drawn at once (default 64" + ("; on a GPU 1000)" if many else ")")
     p.add_argument("--batch-size", type=int, default=None if many else 64, help=batch)
     p.add_argument("--device", help="cuda, mps or cpu; left out, the best there is")
     p.add_argument("--amp", default="fp32", help=_AMP)
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # no shell does so behind --out=
+    return Path(os.path.expanduser(text))  # the shell does not do so after --out=
 
 
 def _eta(text: str) -> float | str:
@@ -175,7 +175,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict:
 
 def _train(args: argparse.Namespace) -> int:
     if args.init and (args.resume or args.recipe == "classifier"):
-        raise UsageError("--init is for a new run of a network that draws: leave it out")
+        raise UsageError("--init is for a new run of a network that draws images: leave it out")
     out = args.out or Path("runs", args.recipe)
     told = {"command": args.command_line, "say": _say}
     if args.recipe == "classifier":
@@ -191,9 +191,9 @@ def _train(args: argparse.Namespace) -> int:
     from .launch import launch
 
     changes = _given(args, "epochs", "batch_size", "lr", "loss_weight", "seed", "dataset")
-    pictures = {"data": args.data and str(args.data), **{k: getattr(args, k) for k in ("limit", "resolution", "grey")}}
+    images = {"data": args.data and str(args.data), **{k: getattr(args, k) for k in ("limit", "resolution", "grey")}}
     machine = {"device": args.device, "amp": args.amp, "compile": args.compile, "bar": not args.quiet}
-    stopped = launch(args.recipe, out, changes, pictures, resume=args.resume, init=args.init, **machine, **told)
+    stopped = launch(args.recipe, out, changes, images, resume=args.resume, init=args.init, **machine, **told)
     return 128 + stopped if stopped else 0
 
 

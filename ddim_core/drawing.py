@@ -1,4 +1,4 @@
-"""Pictures drawn from weights and written as they come: a sheet (PNG), or an array (.npy) of any length."""
+"""Images drawn from weights and written as they are drawn: a sheet (PNG), or an array (.npy) of any length."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .adapt import picture_shape
+from .adapt import image_shape
 from .device import choose_amp, choose_device, enough_memory
 from .errors import DiskError, NonFiniteError, UsageError
 from .files import write_atomically
@@ -26,15 +26,15 @@ from .weights.registry import resolve
 
 __all__ = ["Drawing", "write"]
 
-_PAD, _SCALE = 2, 2  # of the pictures in a PNG
+_PAD, _SCALE = 2, 2  # of the images in a PNG
 
 
 class Drawing:
-    """n pictures of a seed, drawn a batch at a time.
+    """n images for one seed, drawn batch by batch.
 
     Args:
-        weights: a name or path, see `weights.load`. n: how many pictures.
-        batch_size: pictures drawn at once. device, amp: by name, see `device`.
+        weights: a name or path, see `weights.load`. n: how many images.
+        batch_size: images drawn at once. device, amp: by name, see `device`.
         options: steps, seed, eta, order, spacing, clip, as in `generate`.
 
     Attributes:
@@ -42,7 +42,7 @@ class Drawing:
         note: what is to be said of the weights, or "".
 
     Raises:
-        UsageError: numbers out of range, a device or arithmetic that is not to be had. Else as `weights.load`.
+        UsageError: numbers out of range, a device or arithmetic that is not available. Otherwise as `weights.load`.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Drawing:
         self.amp = choose_amp(self.device, amp)
         path, tensors, description = read(resolve(weights))
         self.model, self.schedule = build(path, tensors, description, self.device)
-        self.shape = picture_shape(self.model)
+        self.shape = image_shape(self.model)
         self.note = f"{path}: {description['note']}" if "note" in description else ""
 
     def with_options(self, n: int, **options) -> "Drawing":
-        """n pictures of the same network, drawn with other options."""
+        """n images of the same network, drawn with other options."""
         other = copy.copy(self)
         other.n, other.options = n, options
         return other
@@ -72,13 +72,14 @@ class Drawing:
         return -(-self.n // self.batch_size) * self.options.get("steps", 50)
 
     def batches(self, progress: Callable[[], object] | None = None) -> Iterator[Tensor]:
-        """The pictures, `[B, C, H, W]` on the CPU, pixels in [-1, 1].
+        """The images, `[B, C, H, W]` on the CPU, pixels in [-1, 1].
 
         Args:
             progress: called after each call of the network; left out, a bar shows where standard error is a terminal.
 
         Raises:
-            NonFiniteError: a picture holds something else than numbers. UsageError: memory runs out. Else as `generate`.
+            NonFiniteError: an image with values that are not finite. UsageError: memory runs out. Otherwise as
+                `generate`.
         """
         from tqdm import tqdm
 
@@ -88,7 +89,7 @@ class Drawing:
         with tqdm(total=self.calls, unit="step", disable=True if progress else None, dynamic_ncols=True) as bar:
             for first in range(0, self.n, self.batch_size):
                 n = min(self.batch_size, self.n - first)
-                with enough_memory("draw fewer pictures at once with --batch-size"):
+                with enough_memory("draw fewer images at once with --batch-size"):
                     images = generate(
                         self.model, self.schedule, n, first=first, progress=progress or bar.update, **options
                     ).cpu()
@@ -100,20 +101,20 @@ class Drawing:
         name, tensor = max(self.model.state_dict().items(), key=lambda item: item[1].abs().max().item())
         cause = f"{self.amp}; the largest number in the network is {tensor.abs().max().item():.3g}, in {name!r}"
         remedy = "use other weights" if self.amp == "fp32" else "use --amp fp32, or other weights"
-        return NonFiniteError(f"the pictures of {self.weights} are not finite ({cause}): {remedy}")
+        return NonFiniteError(f"the images of {self.weights} are not finite ({cause}): {remedy}")
 
 
 def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None:
-    """Draw into a file, which appears when all pictures are in it.
+    """Draw into a file, which appears once all images are in it.
 
     Args:
-        out: FILE.png, a sheet of all pictures; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], of which one batch at a
-            time is in memory. ~ is the home directory.
-        columns: pictures per row of the sheet; left out, as many as rows.
+        out: FILE.png, a sheet of all images; or FILE.npy, float32 `[n, C, H, W]` in [-1, 1], one batch at a time
+            in memory. ~ is the home directory.
+        columns: images per row of the sheet; by default, as many as rows.
 
     Raises:
-        UsageError: another kind of file, columns < 1, more pictures than a sheet holds. DiskError: it cannot be written.
-            Else as `Drawing.batches`.
+        UsageError: another kind of file, columns < 1, more images than a sheet holds. DiskError: it cannot be written.
+            Otherwise as `Drawing.batches`.
     """
     out = check_out(out, columns)
     with closing(drawing.batches()) as batches:
@@ -135,11 +136,11 @@ def _is_png(out: Path) -> bool:
 
 
 def _png(drawing: Drawing, batches: Iterator[Tensor], columns: int | None) -> bytes:
-    """A sheet no larger than what Pillow opens without a warning."""
+    """The sheet, at most as large as Pillow opens without a warning."""
     n, (_, height, width) = drawing.n, drawing.shape
     most = Image.MAX_IMAGE_PIXELS // (_SCALE**2 * (height + _PAD) * (width + _PAD))
     if n > most:
-        raise UsageError(f"{n} pictures are too many for one PNG: --n {most} at most, or --out FILE.npy")
+        raise UsageError(f"{n} images are too many for one PNG: --n {most} at most, or --out FILE.npy")
     with enough_memory("draw fewer with --n, or write --out FILE.npy"):
         images = torch.cat(list(batches))
         return png(tile(images, columns=columns or math.ceil(math.sqrt(n)), pad=_PAD, scale=_SCALE))
@@ -153,5 +154,5 @@ def _npy(drawing: Drawing, batches: Iterator[Tensor], out: Path) -> Iterator[byt
         raise DiskError(f"cannot write {out} ({size / 1e9:.1f} GB, and {free / 1e9:.1f} are free): draw fewer with --n")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    first = next(batches)  # before a file is begun: an option that is out of range is found here
+    first = next(batches)  # before the file is opened: an option out of range is noticed here
     return chain([header.getvalue()], (batch.numpy().astype("<f4").tobytes() for batch in chain([first], batches)))

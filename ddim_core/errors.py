@@ -1,6 +1,6 @@
-"""Errors that end in one line for the reader: what failed, why, what to do.
+"""Errors that are reported in one line: what failed, why, what to do.
 
-Each class carries the exit code with which the command line ends.
+Each class carries the exit code of the command line.
 """
 
 import sys
@@ -18,9 +18,9 @@ __all__ = [
 
 
 def printable() -> None:
-    """Let no message fail for the terminal's sake: what its encoding lacks is escaped."""
+    """Keep messages from failing on the terminal's encoding: characters that it lacks are escaped."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what stands in for a terminal may be no file of text
+        if hasattr(stream, "reconfigure"):  # a stand-in for the terminal may not be a text file
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -43,13 +43,13 @@ class DataError(DDIMError):
 
 
 class CheckpointError(DDIMError):
-    """A checkpoint or a file of weights is missing, damaged or of another model."""
+    """A checkpoint or a file of weights is missing or damaged, or belongs to another model."""
 
     exit_code = 4
 
 
 class NonFiniteError(DDIMError):
-    """Training produced a loss, or a network pictures, that are not finite numbers."""
+    """Training produced a loss, or a network produced images, that are not finite."""
 
     exit_code = 5
 

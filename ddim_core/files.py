@@ -1,8 +1,8 @@
-"""Files of tensors that are either whole or not there.
+"""Files of tensors that are either complete or absent.
 
 One file holds named tensors and a JSON description (safetensors, no pickled code). It is written beside its final
 place, flushed to disk and renamed, so a crash at any moment leaves the old file or the new one. The description
-carries a sha256 over all tensors and itself, checked at every load.
+carries a sha256 over all tensors and itself, checked on every load.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
     """Write a file so that `path` holds either its old content or all of the new one.
 
     Args:
-        content: all of it, or its parts in order, of which one at a time is in memory. What making a part raises goes
-            through, and `path` is as it was.
+        content: all of it, or its parts in order, one at a time in memory. An error raised while a part is made is
+            passed on, and `path` stays as it was.
 
     Raises:
-        DiskError: the folder cannot be written, or the disk is full. `path` is then as it was.
+        DiskError: the folder cannot be written, or the disk is full. `path` then stays as it was.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -76,14 +76,14 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
 def temporary_name(path: Path) -> Path:
     """Where a file or folder is written before it takes the name `path`: hidden beside it, with this process's number.
 
-    What killed processes left there is removed.
+    What killed processes have left there is removed.
     """
     sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Remove what killed processes left in a folder under names that fit the pattern."""
+    """Remove what killed processes have left in a folder under names that match the pattern."""
     for left in folder.glob(pattern):
         if _abandoned(left):
             with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def sweep(folder: Path, pattern: str) -> None:
 
 
 def _abandoned(left: Path) -> bool:
-    """Whether nobody writes here any more: no process of this number, and no change for a minute; or none for an hour.
+    """Whether nobody writes here any more: unchanged for a minute, with no process of this number, or for an hour.
 
     (The folder may be shared with other machines, whose processes have numbers of their own.)
     """
@@ -103,7 +103,7 @@ def _abandoned(left: Path) -> bool:
     if os.name != "posix" or not number.isdecimal() or not 0 < int(number) < 2**31:
         return age > 3600
     try:
-        os.kill(int(number), 0)  # asks only; on Windows it would end the process
+        os.kill(int(number), 0)  # only asks; on Windows it would end the process
     except ProcessLookupError:
         return age > 60
     except OSError:
@@ -131,7 +131,7 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
         kind: if given, the description's "kind" must be this.
 
     Raises:
-        CheckpointError: no such file, not such a file, of another kind, or damaged.
+        CheckpointError: no such file, one that `save_tensors` did not write, one of another kind, or a damaged one.
     """
     with _opened(path) as f:
         description = _description(f, path, kind)
@@ -148,7 +148,7 @@ def read_description(path: str | Path, kind: str | None = None) -> dict:
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
-    """The tensors of a safetensors file of anybody's, and the description, if `save_tensors` wrote it.
+    """The tensors of any safetensors file, and the description if `save_tensors` wrote it.
 
     Raises CheckpointError: no such file, or a damaged one.
     """
@@ -166,7 +166,7 @@ def sha256_file(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str | Path):
-    if not os.path.isfile(path):  # False too for a name that no file can have
+    if not os.path.isfile(path):  # also False for a name that no file can have
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(str(path), framework="pt") as f:
@@ -178,7 +178,7 @@ def _opened(path: str | Path):
 def _description(f, path: str | Path, kind: str | None) -> dict:
     try:
         description = json.loads((f.metadata() or {})[_KEY])
-    except (KeyError, json.JSONDecodeError, RecursionError):  # the last where it is nested too deep
+    except (KeyError, json.JSONDecodeError, RecursionError):  # the last if it is nested too deeply
         description = None
     if not isinstance(description, dict):
         raise CheckpointError(f"{path} was not written by ddim_core: it lacks the description")

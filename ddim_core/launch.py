@@ -1,4 +1,4 @@
-"""A run as it is asked for: begun from a recipe, or taken up where it stopped, and followed until it ends."""
+"""A run as requested: begun from a recipe or continued from where it stopped, and followed until it ends."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from .data import DATASETS, is_folder, load_dataset, shown
 from .device import choose_amp, choose_device, first_alone, processes
 from .errors import UsageError
 from .lock import alone
-from .recipes import RECIPES, TrainConfig, fit_pictures, recipe
+from .recipes import RECIPES, TrainConfig, fit_images, recipe
 from .train import Trainer, train
 
 __all__ = ["launch"]
@@ -20,7 +20,7 @@ def launch(
     name: str,
     out: Path,
     changes: dict,
-    pictures: dict,
+    images: dict,
     *,
     resume: bool = False,
     init: str | None = None,
@@ -34,21 +34,20 @@ def launch(
     """Train; returns the number of the signal that stopped it, or 0.
 
     Args:
-        name: of the recipe. changes: settings of it that are to be others, see `TrainConfig`.
+        name: of the recipe. changes: settings to be used in place of its own, see `TrainConfig`.
         out: the run's folder, see `run`.
-        pictures: "data", "limit", "resolution", "grey", as in `load_dataset` (data is its root); None or False where
-            nothing was asked for, which a run that goes on fills in as it was begun.
-        resume: go on from the checkpoint in `out`. init: begin with these weights, see `run.start_from`.
+        images: "data", "limit", "resolution", "grey", as in `load_dataset` (data is its root); None or False where
+            nothing was asked for; a continued run then does as it was begun.
+        resume: continue from the checkpoint in `out`. init: start from these weights, see `run.start_from`.
         device, amp: by name, see `device`. compile: see `Trainer`. bar: show progress.
-        command: what this was asked for by, for the provenance. say: is told each line of what happens.
+        command: the command line, for the provenance. say: called with each line of what happens.
 
     Raises:
-        UsageError: settings that are no run, or a checkpoint in `out` of a run that is to begin. CheckpointError:
-            none, or one of another run, where it is to go on. Else as `load_dataset` and `train`.
+        UsageError: settings out of range, or a checkpoint in `out` when the run is to begin. CheckpointError: no
+            checkpoint, or that of another run, when it is to continue. Otherwise as `load_dataset` and `train`.
     """
-    bare = changes.get("dataset", "").rstrip(
-        os.sep
-    )  # a folder with or without the / that a shell puts there is the same
+    # a folder is the same with or without the / that a shell appends
+    bare = changes.get("dataset", "").rstrip(os.sep)
     if bare and bare not in DATASETS:
         changes = changes | {"dataset": bare}
     config, notes = recipe(name, **changes), []
@@ -56,17 +55,17 @@ def launch(
     if checkpoint.exists() and not resume:
         raise UsageError(f"{checkpoint} exists: go on with --resume, or choose another --out")
     if resume:
-        config, pictures, amp, notes = _as_begun(checkpoint, name, changes, pictures, device, amp)
-    own = {"resolution": pictures["resolution"], "grey": pictures["grey"]}
+        config, images, amp, notes = _as_begun(checkpoint, name, changes, images, device, amp)
+    own = {"resolution": images["resolution"], "grey": images["grey"]}
     if is_folder(config.dataset):
         own["resolution"] = _resolution(config, name, own["resolution"])
-        config = fit_pictures(config, 1 if own["grey"] else 3, own["resolution"])  # before so many pictures are read
+        config = fit_images(config, 1 if own["grey"] else 3, own["resolution"])  # before all the images are read
     with processes(), alone(out):
         with first_alone():
-            data = load_dataset(config.dataset, pictures["data"], limit=pictures["limit"], **own)
-        config = fit_pictures(config, *data.images.shape[1:3])
+            data = load_dataset(config.dataset, images["data"], limit=images["limit"], **own)
+        config = fit_images(config, *data.images.shape[1:3])
         trainer = Trainer(config, data.images, device=device, amp=amp or "auto", compile=compile)
-        trainer.loaded = {"recipe": name, **pictures}
+        trainer.loaded = {"recipe": name, **images}
         if resume:
             run.load(trainer, checkpoint)
         elif init:
@@ -86,7 +85,7 @@ def launch(
 
 
 def _resolution(config: TrainConfig, name: str, given: int | None) -> int:
-    """Of a folder's pictures. Raises UsageError where the recipe's network has more levels than it can be halved."""
+    """The resolution for a folder's images. Raises UsageError: the recipe's network cannot halve it often enough."""
     if given is None:
         return config.unet.resolution
     if given < (least := 2 ** (len(config.unet.ch_mult) - 1) * config.unet.patch):
@@ -95,25 +94,25 @@ def _resolution(config: TrainConfig, name: str, given: int | None) -> int:
 
 
 def _as_begun(
-    checkpoint: Path, name: str, changes: dict, pictures: dict, device: str | None, amp: str | None
+    checkpoint: Path, name: str, changes: dict, images: dict, device: str | None, amp: str | None
 ) -> tuple[TrainConfig, dict, str | None, list[str]]:
-    """Settings, pictures and arithmetic of a run that goes on, its own but for what is asked for; and a line for each
-    thing that is another."""
+    """Settings, image options and arithmetic of a continued run, its own except for what is asked for; and a line for
+    each that changes."""
     config, description = run.begun(checkpoint)
     loaded = description["loaded"]
     if not loaded:  # by a program, or an older version: the network can only be the recipe's
         config = replace(config, unet=RECIPES[name].unet)
     elif loaded["recipe"] != name:
-        raise UsageError(f"{checkpoint} is of a run of the recipe {loaded['recipe']}, not of {name}")
-    pictures = {option: value or loaded.get(option) or value for option, value in pictures.items()}
+        raise UsageError(f"{checkpoint} belongs to a run of the recipe {loaded['recipe']}, not of {name}")
+    images = {option: value or loaded.get(option) or value for option, value in images.items()}
     on = choose_device(device)
     if amp is None and on.type == description.get("device"):
         amp = description["amp"]
     new = {**changes, "amp": choose_amp(on, amp or "auto")}
     old = {setting: getattr(config, setting) for setting in run.MAY_CHANGE} | {"amp": description["amp"]}
     notes = [
-        f"{setting} {new[setting]} instead of {old[setting]}, as the run was before"
+        f"{setting} {new[setting]} instead of {old[setting]}, which the run had before"
         for setting in old
         if new.get(setting, old[setting]) != old[setting]
     ]
-    return replace(config, **changes), pictures, amp, notes
+    return replace(config, **changes), images, amp, notes

@@ -1,4 +1,4 @@
-"""One run in a folder: a lock that the system holds for a process, and that ends with the process however it ends."""
+"""One run per folder: a lock that the system holds for a process and releases when the process ends, in any way."""
 
 import contextlib
 import errno
@@ -16,16 +16,17 @@ from .errors import UsageError
 __all__ = ["LOCK", "alone"]
 
 LOCK = ".lock"
-_FAR = 2**30  # where Windows locks a byte: one that is locked cannot be read by others
+_FAR = 2**30  # where Windows locks a byte: others cannot read a locked one
 _held: set[Path] = set()  # by this process, which may ask again
 
 
 @contextmanager
 def alone(out: str | Path) -> Iterator[None]:
-    """Inside, no other process has a run in this folder, which is made if need be.
+    """Inside, no other process has a run in this folder, which is created if need be.
 
-    The lock is on a file `.lock` there; of several processes that share a run, the first has it. Where a file system has no locks, a line on standard error says so, and the run
-    goes on; where the folder cannot be written, the run's first file says it.
+    The lock is on a file `.lock` there; if several processes share a run, the first holds it. If the file system has
+    no locks, a line on standard error says so and the run goes on; if the folder cannot be written, the run fails at
+    its first file.
 
     Raises:
         UsageError: another process has a run here.
@@ -44,16 +45,16 @@ def alone(out: str | Path) -> Iterator[None]:
         _held.discard(folder)
         if file is not None:
             steps = [path.unlink, lambda: os.close(file)]
-            for step in steps if os.name == "posix" else reversed(steps):  # Windows removes no file that is open
+            for step in steps if os.name == "posix" else reversed(steps):  # Windows does not remove open files
                 with contextlib.suppress(OSError):
                     step()
-            with contextlib.suppress(OSError):  # where nothing came of the run
+            with contextlib.suppress(OSError):  # if the run produced nothing
                 for empty in made:
                     empty.rmdir()
 
 
 def _take(path: Path) -> int | None:
-    """The open file that carries the lock; None where there can be none."""
+    """The open file that carries the lock; None if there can be none."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def _take(path: Path) -> int | None:
         except OSError as error:
             reason = error.strerror or error
             print(
-                f"ddim: {path.parent} cannot be locked ({reason}): see that no second run writes there",
+                f"ddim: {path.parent} cannot be locked ({reason}): make sure that no second run writes there",
                 file=sys.stderr,
             )
             return file
@@ -86,7 +87,7 @@ def _take(path: Path) -> int | None:
 
 
 def _lock(file: int) -> None:
-    """Lock an open file. Raises BlockingIOError where another process has, another OSError where that is not possible."""
+    """Lock an open file. Raises BlockingIOError if another process holds it, another OSError if it cannot be locked."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -4,7 +4,7 @@ The guess with the least squared error is the conditional mean E[eps | x_t], and
 
     E[eps | x_t] = (x_t - sqrt(alpha_t) E[x_0 | x_t]) / sqrt(1 - alpha_t),
 
-so it is enough to know E[x_0 | x_t]: a line for a Gaussian, a weighted average for a finite set of pictures.
+so it is enough to know E[x_0 | x_t]: affine in x_t for a Gaussian, a weighted average for a finite set of images.
 Both are denoisers: `oracle(x_t, t) -> eps`, t in 1..T.
 """
 
@@ -18,12 +18,12 @@ __all__ = ["DatasetDenoiser", "GaussianDenoiser"]
 
 
 class GaussianDenoiser:
-    """The exact denoiser for x_0 ~ N(mean, std^2), each coordinate on its own.
+    """The exact denoiser for x_0 ~ N(mean, std^2), independently in each coordinate.
 
         E[x_0 | x_t] = mean + sqrt(alpha_t) std^2 / (alpha_t std^2 + 1 - alpha_t) (x_t - sqrt(alpha_t) mean)
 
     Args:
-        mean, std: numbers, or tensors that broadcast against one picture; std >= 0.
+        mean, std: numbers, or tensors that broadcast against one image; std >= 0.
 
     Raises:
         ValueError: a negative std.
@@ -47,20 +47,20 @@ class GaussianDenoiser:
 
 
 class DatasetDenoiser:
-    r"""The exact denoiser for x_0 drawn uniformly from a finite set of pictures y_1, ..., y_N.
+    r"""The exact denoiser for x_0 drawn uniformly from a finite set of images y_1, ..., y_N.
 
         w_i(x_t)     = softmax_i( -||x_t - sqrt(alpha_t) y_i||^2 / (2 (1 - alpha_t)) )
         E[x_0 | x_t] = sum_i w_i(x_t) y_i
 
-    The distances are near 1e7 for small t while differences of 1 decide: they are computed in float64, whatever the
-    dtype of x_t, on the CPU where a device has no such numbers. Eight bytes a pixel: 10,000 digits take 63 MB, and
-    10,000 weights a picture.
+    For small t the exponents are near 1e7 while differences of 1 decide, so they are computed in float64 whatever the
+    dtype of x_t; on the CPU if the device has no float64. At eight bytes per pixel, 10,000 digits take 63 MB, and each
+    x_t has 10,000 weights.
 
     Args:
         images: `[N, ...]`, pixels in [-1, 1].
 
     Raises:
-        ValueError: no images, or (when called) pictures of another shape.
+        ValueError: no images, or (when called) images of another shape.
     """
 
     def __init__(self, images: Tensor, schedule: Schedule):
@@ -74,7 +74,7 @@ class DatasetDenoiser:
         self.y_squared = self.y.square().sum(1)
 
     def weights(self, xt: Tensor, t: int | Tensor) -> Tensor:
-        """w_i(x_t): float64 `[B, N]`, rows sum to 1; where the pictures are kept."""
+        """w_i(x_t): float64 `[B, N]`, rows sum to 1; on the device where the images are kept."""
         if xt.shape[1:] != self.shape:
             raise ValueError(f"xt must be [B, {', '.join(map(str, self.shape))}], got {tuple(xt.shape)}")
         x = xt.flatten(1).to(self.y.device).double()
@@ -91,5 +91,5 @@ class DatasetDenoiser:
         return predict_eps(xt.to(x0.device).double(), t, x0, self.schedule).to(xt.dtype).to(xt.device)
 
     def _mean(self, xt: Tensor, t: int | Tensor) -> Tensor:
-        """E[x_0 | x_t] in float64, where the pictures are kept."""
+        """E[x_0 | x_t] in float64, on the device where the images are kept."""
         return (self.weights(xt, t) @ self.y).view(xt.shape)

@@ -1,6 +1,6 @@
-"""Pictures out of states. Nothing here computes; it arranges.
+"""Figures made of images. Nothing here computes; it arranges.
 
-Three colours mean the same thing everywhere: the picture's share, the noise's share, what a model predicts.
+Three colours mean the same thing everywhere: the image's share, the noise's share, what a model predicts.
 """
 
 import io
@@ -19,14 +19,14 @@ SIGNAL, NOISE, PREDICTION = "#2166ac", "#d6604d", "#1b7837"
 
 
 def tile(images: Tensor, columns: int = 8, *, pad: int = 2, scale: int = 1) -> Image.Image:
-    """Arrange pictures in rows on a grey ground.
+    """Arrange images in rows on a grey background.
 
     Args:
-        images: `[N, 1 or 3, H, W]`, pixels in [-1, 1] (what lies outside is cut off), or uint8.
-        columns: pictures a row. pad: grey pixels around each. scale: size of a pixel.
+        images: `[N, 1 or 3, H, W]`, pixels in [-1, 1] (values outside are clipped), or uint8.
+        columns: images per row. pad: grey pixels around each. scale: side of a pixel in the result.
 
     Raises:
-        ValueError: not such a tensor.
+        ValueError: a tensor of another shape, or columns < 1.
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0 or columns < 1:
         raise ValueError(f"images must be [N, 1 or 3, H, W] with N >= 1, got {tuple(images.shape)}")
@@ -44,14 +44,14 @@ def tile(images: Tensor, columns: int = 8, *, pad: int = 2, scale: int = 1) -> I
 
 
 def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file, the same for the same picture."""
+    """The bytes of a PNG file, the same for the same image."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
 def show(images: Tensor, columns: int = 8, *, ax=None, title: str | None = None, pad: int = 2):
-    """Draw pictures as `tile` arranges them, on matplotlib axes without ticks; returns the axes."""
+    """Draw images as `tile` arranges them, on matplotlib axes without ticks; returns the axes."""
     import matplotlib.pyplot as plt
 
     image = tile(images, columns, pad=pad)
@@ -66,25 +66,25 @@ def show(images: Tensor, columns: int = 8, *, ax=None, title: str | None = None,
 
 
 def strip(rows: Sequence[Tensor], labels: Sequence[str], *, names: Sequence[str] | None = None):
-    """Rows of pictures with a label above each column, as x_t at several times with x0_hat below; returns the figure.
+    """Rows of images, a label above each column, such as x_t at several times with x0_hat below; returns the figure.
 
     Args:
         rows: each `[N, 1 or 3, H, W]`, the same N.
-        labels: N, above the columns. names: one a row, on its left.
+        labels: N, above the columns. names: one per row, to its left.
 
     Raises:
-        ValueError: numbers that do not match.
+        ValueError: counts that do not match.
     """
     import matplotlib.pyplot as plt
 
     n = len(labels)
     if any(len(row) != n for row in rows) or (names is not None and len(names) != len(rows)):
-        raise ValueError(f"{n} labels need rows of {n} pictures, and a name for each row if any")
+        raise ValueError(f"{n} labels need rows of {n} images, and as many names as rows, if any")
     side = 9.0 / (n + (0.8 if names else 0))
     figure, axes = plt.subplots(len(rows), n, figsize=(9.0, side * len(rows) + 0.25), squeeze=False)
     for i, row in enumerate(rows):
-        for ax, picture in zip(axes[i], row, strict=True):
-            ax.imshow(np.asarray(tile(picture[None], pad=0)), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        for ax, image in zip(axes[i], row, strict=True):
+            ax.imshow(np.asarray(tile(image[None], pad=0)), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
             ax.spines[:].set_visible(False)

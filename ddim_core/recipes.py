@@ -8,10 +8,10 @@ from .schedule import Schedule
 from .unet import UNetConfig
 from .weighting import LOSS_WEIGHTS
 
-__all__ = ["RECIPES", "TrainConfig", "fit_pictures", "recipe"]
+__all__ = ["RECIPES", "TrainConfig", "fit_images", "recipe"]
 
 
-# what no run needs more of, and what a machine can still count, store and print
+# more than any run needs, and what a machine can still count, store and print
 _RANGES = {
     "epochs": (1, 10**6),
     "batch_size": (1, 10**6),
@@ -29,12 +29,12 @@ class TrainConfig:
     Args:
         dataset: name of the data for the provenance, see `data.load_dataset`; recipes name theirs.
         unet: the network.
-        epochs: passes over the data. A resumed run may have another number than it began with.
-        batch_size: pictures a step, over all processes. What is left of an epoch below one batch is left out.
-        lr: learning rate of Adam after `warmup` steps; half a cosine takes it to zero at the last step.
+        epochs: passes over the data. A resumed run may have a different number.
+        batch_size: images per step, over all processes. An incomplete last batch of an epoch is dropped.
+        lr: learning rate of Adam after `warmup` steps, from which half a cosine takes it to zero at the last step.
         clip_norm: largest norm of the gradient, None for no limit.
-        loss_weight: how much each t counts, see `weighting`: "plain", all the same; "balanced", by the inverse of the
-            loss lately measured there; "min-snr".
+        loss_weight: how much each t counts, see `weighting`: "plain", all the same; "balanced", by the inverse of
+            the recent loss at that t; "min-snr".
         ema_decay: decay d of the averaged weights; at step k it is min(d, (1 + k) / (10 + k)).
         T, beta_1, beta_T: the schedule.
         seed: of all random draws.
@@ -97,7 +97,7 @@ RECIPES: dict[str, TrainConfig] = {
         warmup=1000,
         ema_decay=0.9995,
     ),
-    # 3.1 M parameters, for 64x64: one residual block a level and small batches, which learn more per hour on a CPU
+    # 3.1 M parameters, for 64x64: one residual block per level and small batches, which learn more per hour on a CPU
     "kanji": TrainConfig(
         UNetConfig(
             64, ch=32, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=1, attn_resolutions=(16,), dropout=0.0, norm_groups=8
@@ -123,11 +123,11 @@ def recipe(name: str, **changes) -> TrainConfig:
     return replace(RECIPES[name], **changes)
 
 
-def fit_pictures(config: TrainConfig, channels: int, resolution: int) -> TrainConfig:
-    """The run with its network made for other pictures: as many levels as before, and attention at the same ones.
+def fit_images(config: TrainConfig, channels: int, resolution: int) -> TrainConfig:
+    """The run with its network adapted to other images: as many levels as before, and attention at the same ones.
 
     Raises:
-        UsageError: the network has too many levels for so small pictures.
+        UsageError: the network has too many levels for images this small.
     """
     old = config.unet
     attended = [old.resolutions.index(r) for r in old.attn_resolutions]

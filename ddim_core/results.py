@@ -1,7 +1,7 @@
 """Results that take minutes: computed by a committed script, stored with their provenance, read by the notebooks.
 
 A result is one compressed file of arrays in the package, so that a notebook finds it wherever the package is installed.
-Its provenance says which command made it, from which weights, when.
+Its provenance says which command made it, from which weights and when.
 """
 
 import io
@@ -29,7 +29,7 @@ def save_result(name: str, arrays: dict[str, np.ndarray], *, command: str, weigh
     """Store arrays (numbers and strings, no objects) under a name; returns the file.
 
     Args:
-        command: what makes this file, as typed at the repository's root.
+        command: the one that makes this file, as typed at the repository's root.
         weights: name of the shipped weights it comes from, whose sha256 goes into the provenance; None for none.
         provenance: anything else worth knowing, as JSON values: seeds, counts, machine.
 
@@ -64,6 +64,6 @@ def load_result(name: str) -> tuple[dict[str, np.ndarray], dict]:
             raise ValueError("its provenance is no record")
     except FileNotFoundError:
         raise DataError(f"no result {name!r}: there are {', '.join(results()) or 'none'}") from None
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+    except Exception as error:  # numpy and zipfile raise many kinds of error for a damaged file
         raise DataError(f"{path} is damaged ({error}): install the package again") from error
     return arrays, provenance

@@ -1,7 +1,7 @@
 r"""Sampling: one step, and the loop over a grid of times.
 
 A denoiser is anything that can be called as `model(x_t, t) -> eps`, with x_t `[B, ...]` and t int64 `[B]`; networks of
-diffusers are recognised (see `adapt`). The step from t to any s < t (DDIM, eq. 12 and 16) estimates the picture and
+diffusers are recognised (see `adapt`). The step from t to any s < t (DDIM, eq. 12 and 16) estimates the image and
 noises it again, to s:
 
     x0_hat = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t)
@@ -10,14 +10,14 @@ noises it again, to s:
 
 eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is only another grid.
 
-A step of second order (DPM-Solver++(2M), arXiv:2211.01095; eta = 0) is that step with a better guess. It remembers the
-guess at the time r > t before, and follows the line through both to the middle of the stride from t to s, in
+A second-order step (DPM-Solver++(2M), arXiv:2211.01095; eta = 0) is the same step with a better guess. It remembers the
+guess at the previous time r > t, and follows the line through both guesses to the middle of the stride from t to s, in
 lambda = log sqrt(alpha / (1 - alpha)):
 
     x0_mid = x0_hat(t) + (lambda_s - lambda_t) / (lambda_t - lambda_r) (x0_hat(t) - x0_hat(r)) / 2
 
-The state x_t keeps its dtype, float32 or float64, whatever the network computes in: what one call of a network errs by in
-bf16 stays small, while a state that is rounded to bf16 at every step errs by more with every step.
+The state x_t keeps its dtype, float32 or float64, whatever the network computes in: the error of one call in bf16 stays
+small, while the error of a state that is rounded to bf16 at every step grows with every step.
 """
 
 import math
@@ -29,7 +29,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .adapt import Denoiser, as_denoiser, first_parameter, picture_shape
+from .adapt import Denoiser, as_denoiser, first_parameter, image_shape
 from .device import autocast, choose_amp, in_float64
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
 from .seeds import image_generators, image_noise
@@ -41,12 +41,12 @@ SIGMA_HAT = "sigma-hat"
 
 @dataclass(frozen=True)
 class Step:
-    """A state on the way from noise to picture.
+    """A state on the way from noise to image.
 
     Attributes:
         t: the time; xt: the state `[B, ...]` at t.
-        x0, eps: picture and noise that the model sees in xt. At t = 0 no model is asked: x0 is xt, and eps is the
-            noise of the last call.
+        x0, eps: the image and the noise that the model predicts from xt. At t = 0 the model is not called: x0 is xt,
+            and eps is the noise from the last call.
     """
 
     t: int
@@ -66,13 +66,13 @@ def ddim_step(
     noise: Tensor | None = None,
     clip: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Go from time t to time s < t, given the noise that a model sees in x_t (DDIM, eq. 12 and 16).
+    """Go from time t to time s < t, given the noise predicted from x_t (DDIM, eq. 12 and 16).
 
     Args:
         xt: `[B, ...]`, the state at t. eps: of the same shape.
-        t, s: ints with 0 <= s < t <= T, any distance apart.
-        eta: 0 for DDIM, 1 for DDPM's posterior, between them for less noise; or "sigma-hat" (DDIM, appendix D.3):
-            noise of deviation sqrt(1 - alpha_t / alpha_s) on the mean of eta = 1, and none at the last step.
+        t, s: ints with 0 <= s < t <= T, at any distance.
+        eta: 0 for DDIM, 1 for DDPM's posterior, in between for less noise; or "sigma-hat" (DDIM, appendix D.3): noise
+            of standard deviation sqrt(1 - alpha_t / alpha_s) on the mean of eta = 1, and none at the last step.
         noise: z, of the shape of xt; needed unless eta = 0 or s = 0.
         clip: limit x0_hat to [-1, 1], and recompute eps so that equation 1 still holds between x0_hat, eps and x_t.
 
@@ -121,14 +121,14 @@ def sample(
 
     Args:
         model: the denoiser, or a network of diffusers.
-        xT: `[B, ...]` at time tau[-1]; all is computed in its dtype (a network inside in that of its parameters) and on
-            its device.
+        xT: `[B, ...]` at time tau[-1]; everything is computed on its device and in its dtype (in a network, in that of
+            its parameters).
         tau: ascending times, from 0. Its last entry is T for samples; `Schedule.timesteps` makes such grids.
         eta, clip: see `ddim_step`. amp: see `generate`.
-        order: 1 for `ddim_step` all the way; 2 for steps of second order, which remember one guess and cost no call more.
-            The first step, which has nothing to remember, and the last, which lands on the guess, stay of first order.
-            With `clip` the guesses are limited, the line through them is not.
-        generator: source of the noise that eta > 0 adds; a sequence of one generator per picture keeps each picture
+        order: 1 for `ddim_step` all the way; 2 for second-order steps, which remember one guess and cost no extra call.
+            The first step, which has nothing to remember, and the last, which lands on the guess, stay first-order.
+            With `clip` the guesses are limited; the line through them is not.
+        generator: source of the noise that eta > 0 adds; a sequence of one generator per image makes each image
             independent of its batch.
 
     Yields:
@@ -136,20 +136,21 @@ def sample(
 
     Raises:
         ValueError: a grid that does not start at 0 or does not ascend, eta > 0 without a generator, an order other than 1
-            and 2, order 2 with eta > 0, an unknown amp; and as `ddim_step`. TypeError: the model returns something else than a tensor.
+            or 2, order 2 with eta > 0, an unknown amp; and as `ddim_step`. TypeError: the model returns something other
+            than a tensor.
     """
     tau = _check_grid(tau, schedule)
     check_eta(eta)
     _check_order(order, eta)
     if eta != 0 and generator is None:
-        raise ValueError("eta > 0 adds noise: pass a generator, or one per picture")
+        raise ValueError("eta > 0 adds noise: pass a generator, or one per image")
     if generator is not None and not isinstance(generator, torch.Generator) and len(generator) != len(xT):
-        raise ValueError(f"{len(generator)} generators for {len(xT)} pictures")
+        raise ValueError(f"{len(generator)} generators for {len(xT)} images")
     return _walk(as_denoiser(model), schedule, xT, tau, eta, order, generator, clip, choose_amp(xT.device, amp))
 
 
 def _walk(model, schedule, xt, tau, eta, order, generator, clip, amp):
-    before = None  # the last time and the guess there
+    before = None  # the previous time and the guess there
     for s, t in zip(reversed(tau[:-1]), reversed(tau[1:]), strict=True):
         eps = predict_noise(model, xt, t, amp)
         noise = _draw(generator, xt) if eta != 0 and s > 0 else None
@@ -164,9 +165,9 @@ def _walk(model, schedule, xt, tau, eta, order, generator, clip, amp):
 
 
 def _second_order(x: Tensor, x0: Tensor, t: int, s: int, before: tuple[int, Tensor], schedule: Schedule) -> Tensor:
-    """From x_t to x_s, with the guess at t and the one before it, (r, x0_r); none of the times is 0.
+    """From x_t to x_s, given the guess at t and the previous one, (r, x0_r); none of the times is 0.
 
-    DPM-Solver++, algorithm 2, in our notation: equation 1 at s, for the guess that the line has in the middle.
+    DPM-Solver++, algorithm 2, in our notation: equation 1 at s, with the guess that the line has in the middle.
     """
     r, x0_r = before
     at_r, at_t, at_s = schedule.log_snr([r, t, s]).tolist()
@@ -193,27 +194,27 @@ def generate(
     amp: str = "fp32",
     progress: bool | Callable[[], object] = False,
 ) -> Tensor:
-    """Draw n pictures: numbers first, ..., first + n - 1 of a seed.
+    """Draw n images: numbers first, ..., first + n - 1 under a seed.
 
-    Picture i depends on seed and i alone: not on n, the batch size or the device, up to rounding; and its x_T does not
+    Up to rounding, image i depends on seed and i alone, not on n, the batch size or the device; and its x_T does not
     depend on the number of steps.
 
     Args:
         model: the denoiser, or a network of diffusers.
-        steps: S, the number of calls of the model per picture. seed: a non-negative integer.
+        steps: S, the number of calls of the model per image. seed: a non-negative integer.
         eta, clip: see `ddim_step`. order: see `sample`. spacing: see `Schedule.timesteps`.
-        shape: `(C, H, W)` of a picture; left out, what the model says (see `adapt.picture_shape`).
-        batch_size: pictures drawn at once. Memory beyond the result grows with it, not with n.
-        device: of the state; left out, that of the network's parameters, or the CPU where there are none.
-        dtype: of the state, float32 or float64. Left out, float64 for a network in float64 (`model.double()`), else
-            float32: a network in half precision (`model.half()`) is asked in its own dtype, around a float32 state.
+        shape: `(C, H, W)` of an image; by default, what the model says (see `adapt.image_shape`).
+        batch_size: images drawn at once. Memory beyond the result grows with it, not with n.
+        device: of the state; by default, that of the network's parameters, or the CPU if there are none.
+        dtype: of the state, float32 or float64. By default float64 for a network in float64 (`model.double()`), else
+            float32: a network in half precision (`model.half()`) is called in its own dtype, around a float32 state.
         amp: arithmetic inside the network: "fp32", as its parameters are; "bf16", "fp16" or "auto" by torch's autocast
             (see `device.choose_amp`), for a network in float32. The state is not rounded with it.
         progress: True shows a bar, in a notebook or on standard error; a function is called after each call of the
             model, `ceil(n / batch_size) S` times.
 
     Returns:
-        x_0 `[n, C, H, W]`, pixels in [-1, 1] (what lies outside is cut off), in the state's dtype and on its device.
+        x_0 `[n, C, H, W]`, pixels in [-1, 1] (values outside are clipped), in the state's dtype and on its device.
 
     Raises:
         ValueError: n < 1, a negative seed or first, no shape to be found, another dtype; and as `sample`.
@@ -223,8 +224,8 @@ def generate(
     if first < 0:
         raise ValueError(f"first must not be negative, got {first}")
     model = as_denoiser(model)
-    if (shape := picture_shape(model) if shape is None else shape) is None:
-        raise ValueError("this model does not say which shape its pictures have: pass shape=(C, H, W)")
+    if (shape := image_shape(model) if shape is None else shape) is None:
+        raise ValueError("this model does not say which shape its images have: pass shape=(C, H, W)")
     like = _state_like(model, device, dtype)
     tau = schedule.timesteps(steps, spacing=spacing)
     images = like.new_empty((n, *shape))
@@ -248,8 +249,8 @@ def _state_like(model: Denoiser, device: str | torch.device | None, dtype: torch
         dtype = torch.float64 if parameter is not None and parameter.dtype == torch.float64 else torch.float32
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"dtype must be torch.float32 or torch.float64, got {dtype}: rounding the state to less at each step adds "
-            'up; for a faster network use amp="bf16" or model.half()'
+            f"dtype must be torch.float32 or torch.float64, got {dtype}: a state rounded to less at each step gathers "
+            'errors; for a faster network use amp="bf16" or model.half()'
         )
     if device is None and parameter is not None:
         device = parameter.device
@@ -260,7 +261,7 @@ def _state_like(model: Denoiser, device: str | torch.device | None, dtype: torch
 def _progress(progress: bool | Callable[[], object], calls: int) -> Iterator[Callable[[], object]]:
     """What to call after each call of the model."""
     if progress is True:
-        from tqdm.auto import tqdm  # needed here only
+        from tqdm.auto import tqdm  # only needed here
 
         with tqdm(total=calls, unit="step", dynamic_ncols=True) as bar:
             yield bar.update
@@ -269,24 +270,24 @@ def _progress(progress: bool | Callable[[], object], calls: int) -> Iterator[Cal
 
 
 def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int], *, order: int = 1) -> Tensor:
-    """Find the x_T from which eta = 0 leads back to x_0, approximately: the same step, upwards (DDIM, eq. 13 and 5.4).
+    """Find the x_T from which eta = 0 leads back to x_0, approximately: the same step upwards (DDIM, eq. 13, sec. 5.4).
 
-    From s to the next time t > s, with eps as the model sees it in x_s:
+    From s to the next time t > s, with eps predicted from x_s:
 
         x_t = sqrt(alpha_t) (x_s - sqrt(1 - alpha_s) eps) / sqrt(alpha_s) + sqrt(1 - alpha_t) eps
 
-    The way down asks the model at t and the way up at s, so the two differ, by less the finer the grid is, and by far
-    less where both are of second order. At s = 0 the model is asked at time 1, the lowest it knows.
+    The way down calls the model at t and the way up at s, so the two differ: the less the finer the grid is, and far
+    less if both are second-order. At s = 0 the model is called at time 1, the lowest it knows.
 
     Args:
-        model, tau: as in `sample`. x0: `[B, ...]`, pixels in [-1, 1]; all is computed in its dtype.
-        order: 1, or 2 for a line through two guesses as in `sample`, from the third step on.
+        model, tau: as in `sample`. x0: `[B, ...]`, pixels in [-1, 1]; everything is computed in its dtype.
+        order: 1, or 2 for the line through two guesses as in `sample`, from the third step on.
 
     Returns:
         x at time tau[-1], `[B, ...]`.
 
     Raises:
-        ValueError, TypeError: a grid that does not ascend from 0, an order other than 1 and 2.
+        ValueError, TypeError: a grid that does not ascend from 0, an order other than 1 or 2.
     """
     tau = _check_grid(tau, schedule)
     _check_order(order)
@@ -308,7 +309,7 @@ def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int], 
 def lerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
     """On the straight line from a to b: `(1 - w) a + w b` for each weight w, `[len(weights), *a.shape]`.
 
-    Halfway between two independent noises it is shorter than either, by 1 / sqrt(2).
+    Halfway between two independent noise samples it is shorter than either, by a factor of 1 / sqrt(2).
 
     Raises:
         ValueError: shapes that differ.
@@ -322,10 +323,10 @@ def slerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
 
         sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b,       theta the angle between a and b
 
-    a and b are each taken as one vector. Where they point the same way this is `lerp`.
+    a and b are each taken as one vector. If they point in the same direction this is `lerp`.
 
     Raises:
-        ValueError: shapes that differ, a vector of zeros, or vectors that point in opposite ways.
+        ValueError: shapes that differ, a vector of zeros, or vectors that point in opposite directions.
     """
     w = _weights(a, b, weights)
     x, y = in_float64(a.flatten()), in_float64(b.flatten())
@@ -341,22 +342,22 @@ def slerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
 
 def _weights(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
     if a.shape != b.shape:
-        raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     return torch.as_tensor(weights, dtype=a.dtype, device=a.device).view(-1, *(1,) * a.ndim)
 
 
 @torch.no_grad()
 def predict_noise(model: Denoiser, xt: Tensor, t: int, amp: str = "fp32") -> Tensor:
-    """Ask a denoiser about a batch that is at one time t.
+    """Call a denoiser on a batch, all of it at time t.
 
-    A network is asked in evaluation mode, without gradients, in the dtype of its parameters, under autocast unless amp
+    A network is called in evaluation mode, without gradients, in the dtype of its parameters, under autocast unless amp
     is "fp32".
 
     Returns:
         eps, of the shape and in the dtype of xt.
 
     Raises:
-        TypeError: the model returns something else than a tensor.
+        TypeError: the model returns something other than a tensor.
     """
     times = torch.full((len(xt),), t, dtype=torch.int64, device=xt.device)
     parameter = first_parameter(model)
@@ -364,15 +365,15 @@ def predict_noise(model: Denoiser, xt: Tensor, t: int, amp: str = "fp32") -> Ten
         eps = model(xt if parameter is None else xt.to(parameter.dtype), times)
     if not isinstance(eps, Tensor):
         raise TypeError(
-            f"a denoiser returns a tensor, got {type(eps).__name__}: let it return one; for a network that counts its "
-            "times from 0, as those of diffusers, ddim_core.Adapter does"
+            f"a denoiser must return a tensor, got {type(eps).__name__}: make it return one; for a network with "
+            "0-based timesteps, such as those of diffusers, ddim_core.Adapter does so"
         )
     return eps.to(xt.dtype)
 
 
 @contextmanager
 def _evaluating(model: Denoiser):
-    """A network that is in training is in evaluation mode inside, and then each of its parts as it was."""
+    """Inside, a network in training mode is in evaluation mode; afterwards each of its parts is as it was."""
     training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) and model.training else []
     if training:
         model.eval()

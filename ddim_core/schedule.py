@@ -4,7 +4,7 @@ Time runs over the integers t = 0, 1, ..., T. A schedule is the decreasing seque
 
     1 = alpha_0 > alpha_1 > ... > alpha_T > 0,
 
-and a picture x_0 noised to time t is (DDIM, eq. 4; DDPM, eq. 4, where alpha_t is written alpha-bar_t)
+and an image x_0 noised to time t is (DDIM, eq. 4; DDPM, eq. 4, where alpha_t is written alpha-bar_t)
 
     x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps,        eps ~ N(0, I).                (equation 1)
 
@@ -60,7 +60,7 @@ class Schedule:
 
     @property
     def T(self) -> int:
-        """The last time, at which a picture has become noise."""
+        """The last time, at which an image has become noise."""
         return len(self.alpha) - 1
 
     def __repr__(self) -> str:
@@ -73,12 +73,12 @@ class Schedule:
             steps: S, with 1 <= S <= T. The grid has exactly S + 1 entries.
             every: k, with 1 <= k <= T: 0, k, 2k, ... and T (a shorter last stride when k does not divide T).
             spacing: with `steps`, "uniform" (tau_i near i T / S), "quadratic" (tau_i near T (i / S)^2; more steps near
-                the picture; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; about a
-                third of them below t = 100 for `linear`). Where two times would coincide, one is moved on.
+                the image; DDIM, appendix D.2) or "logsnr" (from tau_1 = 1 to T in even strides of `log_snr`; about a
+                third of them below t = 100 for `linear`). If two times would coincide, one is moved on.
 
         Raises:
             ValueError: not exactly one of `steps` and `every`, one outside 1..T, an unknown spacing.
-            TypeError: a number of steps that is not an integer.
+            TypeError: a number of steps or a stride that is not an integer.
         """
         if (steps is None) == (every is None):
             raise ValueError("give either steps=S or every=k, and not both")
@@ -136,8 +136,8 @@ class Schedule:
             Two floats for an int t, else two tensors `[B, 1, ..., 1]`. Nothing is copied from the device.
 
         Raises:
-            TypeError: t is not an integer. ValueError: t outside 0..T or of the wrong shape. Times that lie in the
-            memory of a GPU are not read back to be checked; out of range, they stop the kernel that gathers.
+            TypeError: t is not an integer. ValueError: t outside 0..T or of the wrong shape. Times in the memory
+            of a GPU are not read back for this check; out of range, they make the kernel that gathers fail.
         """
         if not isinstance(t, Tensor) or t.ndim == 0:
             a = self.alpha[self.check_time(t)].item()
@@ -173,9 +173,9 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
     """The grid of times on which the DDIM authors sampled (appendix D.2), counted from 1 as ours are, for `sample`.
 
     "quadratic", theirs for CIFAR-10: the squares of `steps` evenly spaced numbers from 0 to sqrt(0.8 T), rounded down,
-    plus 1. From 30 steps of T = 1000 on some are equal, which are given once (a step from a time to itself changes
-    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps, which may be more than `steps` of them. Neither
-    starts at T.
+    plus 1. For T = 1000 and 30 steps or more some coincide, and are given once (a step from a time to itself changes
+    nothing). "uniform": 1, 1 + k, 1 + 2k, ... with k = T // steps; there may be more than `steps` of them. Both
+    end below T, except "uniform" with k = 1.
 
     Returns:
         Ascending times from 0.
@@ -193,7 +193,7 @@ def authors_grid(schedule: Schedule, steps: int, spacing: str = "quadratic") -> 
 
 
 def add_noise(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
-    """Noise a picture to time t in one go (equation 1; DDIM, eq. 4).
+    """Noise an image to time t in one go (equation 1; DDIM, eq. 4).
 
         x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps
 
@@ -211,7 +211,7 @@ def add_noise(x0: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> T
 
 
 def predict_x0(xt: Tensor, t: int | Tensor, eps: Tensor, schedule: Schedule) -> Tensor:
-    """Solve equation 1 for the picture (DDIM, eq. 9): x_0 = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t).
+    """Solve equation 1 for the image (DDIM, eq. 9): x_0 = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t).
 
     Args and errors as in `add_noise`.
     """
@@ -247,4 +247,4 @@ def _as_int(value: object, name: str) -> int:
 
 def _same_shape(a: Tensor, b: Tensor, a_name: str, b_name: str) -> None:
     if a.shape != b.shape:
-        raise ValueError(f"{a_name} and {b_name} must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"{a_name} and {b_name} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")

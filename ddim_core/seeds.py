@@ -1,6 +1,6 @@
-"""Seeds and noise that depend on nothing but the numbers they are asked for with.
+"""Seeds and noise that depend on nothing but the numbers given.
 
-Every random draw of the package goes back to `derive_seed`: the noise of picture 5 under seed 0 is the same whether it
+Every random draw in the package derives from `derive_seed`: the noise of image 5 under seed 0 is the same whether it
 is drawn alone or in a batch of a thousand, and training step 7,000 is the same whether or not training was interrupted
 before it.
 """
@@ -13,21 +13,21 @@ __all__ = ["derive_seed", "image_generators", "image_noise"]
 
 
 def derive_seed(*key: int) -> int:
-    """One 63-bit seed out of several non-negative integers; different keys give unrelated seeds."""
+    """One 63-bit seed from several non-negative integers; different keys give unrelated seeds."""
     if any(k < 0 for k in key):
         raise ValueError(f"seeds must not be negative, got {key}")
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
 
 
 def image_generators(seed: int, n: int, first: int = 0) -> list[torch.Generator]:
-    """A generator of its own for each of the pictures `first`, ..., `first + n - 1` under `seed` (on the CPU)."""
+    """One generator per image, on the CPU, for the images `first`, ..., `first + n - 1` under `seed`."""
     return [torch.Generator().manual_seed(derive_seed(seed, i)) for i in range(first, first + n)]
 
 
 def image_noise(generators: list[torch.Generator], shape: tuple[int, ...], like: Tensor | None = None) -> Tensor:
-    """Standard normal noise `[n, *shape]`, picture i drawn from generator i, in float32 or as `like` has it.
+    """Standard normal noise `[n, *shape]`, image i drawn from generator i: float32 on the CPU, or as `like` is.
 
-    Drawn on the CPU whatever the device, so that a seed gives one picture everywhere.
+    It is drawn in float32 on the CPU in any case, so that a seed gives the same image everywhere.
     """
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
     return noise if like is None else noise.to(like)

@@ -1,4 +1,4 @@
-"""What comes with the package, in its folder `assets`: weights, pictures, results. A manifest states their sha256."""
+"""What comes with the package, in its folder `assets`: weights, images, results. A manifest states their sha256."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ __all__ = ["assets", "checked", "manifest", "ship"]
 
 
 def assets() -> Path:
-    """The folder."""
+    """The folder of all that comes with the package."""
     return Path(str(resources.files("ddim_core"))) / "assets"
 
 
 def manifest() -> dict[str, dict]:
-    """What it holds: name -> {"file", "sha256"} for weights, file name -> {"sha256"} for data.
+    """What the folder holds: name -> {"file", "sha256"} for weights, file name -> {"sha256"} for data.
 
-    Raises CheckpointError: it is missing, or is no manifest.
+    Raises CheckpointError: the manifest is missing, or is not one.
     """
     path = assets() / "manifest.json"
     try:
@@ -29,12 +29,12 @@ def manifest() -> dict[str, dict]:
             raise ValueError("an entry without a sha256")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path} is missing or no manifest ({reason}): install the package again") from error
+        raise CheckpointError(f"{path} is missing or not a manifest ({reason}): install the package again") from error
     return entries
 
 
 def checked(path: Path, sha256: str) -> Path:
-    """A file of the package. Raises CheckpointError: it is missing, or another one than the manifest states."""
+    """A file of the package. Raises CheckpointError: it is missing, or not the one that the manifest states."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: install the package again")
     if sha256_file(path) != sha256:

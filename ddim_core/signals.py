@@ -1,4 +1,4 @@
-"""Signals that end a program: it leaves nothing half-written behind."""
+"""Signals that end a program, without anything half-written left behind."""
 
 import contextlib
 import signal
@@ -10,10 +10,10 @@ __all__ = ["ended_in_order"]
 
 @contextlib.contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Inside, SIGTERM and the end of the terminal raise `KeyboardInterrupt(number)`, as Ctrl-C raises one without a number.
+    """Inside, SIGTERM and a closing terminal raise `KeyboardInterrupt(number)`, as Ctrl-C raises one without a number.
 
-    So what cleans up after Ctrl-C does after them. One that is ignored (under nohup) or handled already stays as it is,
-    and so do all of them in a thread other than the main one, where Python takes no signals.
+    So whatever cleans up after Ctrl-C also does so after them. A signal that is ignored (under nohup) or handled
+    already stays as it is; so do all of them in a thread other than the main one, where Python receives no signals.
     """
 
     def interrupt(number, frame):

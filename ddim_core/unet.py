@@ -1,8 +1,9 @@
 """The U-Net of DDPM and DDIM (DDPM, appendix B), as a denoiser `model(x_t, t) -> eps`.
 
-A picture goes down through levels of halving resolution and comes back up; at each level it passes residual blocks
-that are told the time t, and at chosen resolutions self-attention. Every block on the way down leaves its output for
-the way up (a skip connection). Parameter names are those of the public DDPM weights, so they load without renaming.
+An image goes down through levels of halving resolution and comes back up; at each level it passes through residual
+blocks that are told the time t and, at chosen resolutions, through self-attention. Every block on the way down leaves
+its output for the way up (a skip connection). Parameter names are those of the public DDPM weights, so that these load
+without renaming.
 """
 
 import math
@@ -21,19 +22,19 @@ class UNetConfig:
 
     Args:
         resolution: height and width at which it is trained.
-        in_channels, out_channels: of the picture and of the predicted noise.
+        in_channels, out_channels: of the image and of the predicted noise.
         ch: channels at the highest resolution.
         ch_mult: channels of each level, in units of ch; its length is the number of levels.
-        num_res_blocks: residual blocks a level on the way down (one more on the way up).
+        num_res_blocks: residual blocks per level on the way down (one more on the way up).
         attn_resolutions: resolutions whose levels have self-attention.
         dropout: probability, in [0, 1).
         norm_groups: groups of each group normalisation; must divide every level's channels.
-        patch: side p of the squares of pixels that the network takes as one pixel of p * p times the channels (and
+        patch: side p of the squares of pixels that the network takes in as one pixel with p * p times the channels (and
             gives back as a square). 1, each pixel by itself, is the original; 2 saves most of the work at the highest
             resolution, where a U-Net spends the most.
 
     Raises:
-        ValueError: values that make no network.
+        ValueError: values that define no network.
     """
 
     resolution: int
@@ -163,7 +164,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution: a 3x3 convolution of stride 2, padded below and on the right only."""
+    """Halve the resolution: a 3x3 convolution of stride 2, padded at the bottom and on the right only."""
 
     def __init__(self, c: int):
         super().__init__()
@@ -174,7 +175,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Grow to `size` (twice the resolution, where it is even) by repeating pixels, then a 3x3 convolution."""
+    """Enlarge to `size` (twice the resolution, if that was even) by repeating pixels, then a 3x3 convolution."""
 
     def __init__(self, c: int):
         super().__init__()
@@ -188,8 +189,8 @@ class UNet(nn.Module):
     """Predict the noise in x_t.
 
     Call as `model(xt, t)` with xt `[B, in_channels, H, W]` and t int64 `[B]`; returns `[B, out_channels, H, W]`.
-    H and W need not be `config.resolution`, only multiples of `config.patch`, and large enough to be halved from level to
-    level: levels keep their attention whatever size comes in.
+    H and W need not be `config.resolution`, only multiples of `config.patch` and large enough to be halved from level
+    to level: levels keep their attention whatever the size.
 
     Raises:
         ValueError: xt or t of the wrong shape. TypeError: t is not of an integer type.
@@ -287,10 +288,8 @@ class UNet(nn.Module):
             )
         levels, least = len(self.config.ch_mult), self.config.patch * 2 ** (len(self.config.ch_mult) - 1)
         if min(xt.shape[2:]) < least:
-            raise ValueError(
-                f"{levels} levels need pictures of {least} x {least} pixels or more, got {tuple(xt.shape)}"
-            )
+            raise ValueError(f"{levels} levels need images of {least} x {least} pixels or more, got {tuple(xt.shape)}")
         if t.ndim != 1 or t.shape[0] != xt.shape[0]:
-            raise ValueError(f"t must be [{xt.shape[0]}], one time a picture, got {tuple(t.shape)}")
+            raise ValueError(f"t must be [{xt.shape[0]}], one time per image, got {tuple(t.shape)}")
         if t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
             raise TypeError(f"t must be of an integer type, got {t.dtype}")

@@ -1,7 +1,7 @@
-"""Sliders over pictures that are already computed: they move in a notebook, and in a built page with no kernel behind it.
+"""Sliders over images that are already computed: they work in a notebook, and in a built page with no kernel.
 
-A slider carries its pictures and draws itself in the browser (`widgets.js`, `widgets.css`); moving it asks nothing of Python.
-Where a kernel runs, `index` follows the slider, and the slider follows `index`.
+A slider carries its images and draws itself in the browser (`widgets.js`, `widgets.css`); moving it needs no Python. If
+a kernel is running, `index` follows the slider, and the slider follows `index`.
 """
 
 import base64
@@ -13,16 +13,16 @@ import anywidget
 from PIL import Image
 from traitlets import Int, List, TraitError, Unicode, validate
 
-__all__ = ["PictureSlider", "slider", "two_sliders"]
+__all__ = ["ImageSlider", "slider", "two_sliders"]
 
 HERE = Path(__file__).parent
 
 
-class PictureSlider(anywidget.AnyWidget):
-    """What `slider` and `two_sliders` return: one slider or two, and the picture that belongs to where they stand.
+class ImageSlider(anywidget.AnyWidget):
+    """What `slider` and `two_sliders` return: one slider or two, and the image that belongs to their position.
 
-    `box.index = 3` moves the first slider and `box.second_index = 1` the second, in every view of it; a TraitError says so
-    where there is no such position. Both can be observed, as any trait can. All else is fixed when the slider is made.
+    `box.index = 3` moves the first slider and `box.second_index = 1` the second, in every view of it; a TraitError says
+    so if there is no such position. Both can be observed, as any trait can. All else is fixed when the slider is made.
     """
 
     _esm = (HERE / "widgets.js").read_text(encoding="utf-8")
@@ -30,9 +30,8 @@ class PictureSlider(anywidget.AnyWidget):
 
     names = List(Unicode(), read_only=True).tag(sync=True)  # one or two
     labels = List(List(Unicode()), read_only=True).tag(sync=True)  # of each slider
-    frames = List(Unicode(), read_only=True).tag(
-        sync=True
-    )  # WebP in base64, a row for each position of the first slider
+    # WebP in base64, a row for each position of the first slider
+    frames = List(Unicode(), read_only=True).tag(sync=True)
     alts = List(Unicode(), read_only=True).tag(sync=True)  # in the same order
     width = Int(None, allow_none=True, read_only=True).tag(sync=True)
     index = Int().tag(sync=True)
@@ -54,7 +53,7 @@ class PictureSlider(anywidget.AnyWidget):
     def __repr__(self) -> str:
         at = zip(self.names, self.labels, (self.index, self.second_index), strict=False)
         stand = ", ".join(f"{name} at {labels[i]}" for name, labels, i in at)
-        return f"<{type(self).__name__}: {stand}; {len(self.frames)} pictures>"
+        return f"<{type(self).__name__}: {stand}; {len(self.frames)} images>"
 
 
 def slider(
@@ -65,22 +64,23 @@ def slider(
     name: str,
     start: int = 0,
     width: int | None = None,
-) -> PictureSlider:
-    """A slider with a picture for each of its positions.
+) -> ImageSlider:
+    """A slider with an image for each of its positions.
 
     Args:
-        frames: the pictures, PIL images or the bytes of PNGs; labels: what the slider reads at each; alts: what each
-            picture shows, for readers who do not see it. All of one length.
+        frames: the images, as PIL images or the bytes of PNGs; labels: what the slider reads at each; alts: what each
+            image shows, for readers who cannot see it. All of the same length.
         name: written before the slider (plain text: mathematics is not typeset there).
-        start: position shown first; later `index`. width: of the pictures, in CSS pixels, their own if left out; narrower
-            where the page is.
+        start: position shown first; later `index`. width: of the images, in CSS pixels; by default their own; less if
+            the page is narrower.
 
     Raises:
-        ValueError: lengths that differ, fewer than two pictures, a start outside them. TypeError: texts that are none.
+        ValueError: lengths that differ, fewer than two images, a start outside them. TypeError: texts
+            that are not strings.
     """
     _check(frames, labels, alts, start)
     _check_texts({"name": [name], "labels": labels, "alts": alts})
-    return PictureSlider(
+    return ImageSlider(
         names=[name],
         labels=[list(labels)],
         frames=[_webp(frame) for frame in frames],
@@ -98,18 +98,18 @@ def two_sliders(
     names: tuple[str, str],
     start: tuple[int, int] = (0, 0),
     width: int | None = None,
-) -> PictureSlider:
-    """Two sliders over a table of pictures: `frames[i][j]` shows where the first is at i and the second at j.
+) -> ImageSlider:
+    """Two sliders over a table of images: `frames[i][j]` shows where the first is at i and the second at j.
 
-    Arguments as in `slider`, for both; later they stand at `index` and `second_index`. Raises as there.
+    Arguments and errors as in `slider`, for both; their positions are `index` and `second_index`.
     """
     if len(frames) != len(labels[0]) or len(alts) != len(frames):
-        raise ValueError(f"{len(frames)} rows of pictures for {len(labels[0])} labels and {len(alts)} rows of alts")
+        raise ValueError(f"{len(frames)} rows of images for {len(labels[0])} labels and {len(alts)} rows of alts")
     _check_start(start[0], len(frames))
     for row, row_alts in zip(frames, alts, strict=True):
         _check(row, labels[1], row_alts, start[1])
     _check_texts({"names": names, "labels": [*labels[0], *labels[1]], "alts": [alt for row in alts for alt in row]})
-    return PictureSlider(
+    return ImageSlider(
         names=list(names),
         labels=[list(some) for some in labels],
         frames=[_webp(frame) for row in frames for frame in row],
@@ -121,7 +121,7 @@ def two_sliders(
 
 
 def _webp(frame: Image.Image | bytes) -> str:
-    """The picture in base64, each pixel as it was: a tenth to a half lighter than as a PNG."""
+    """The image as WebP in base64, each pixel as it was: 10 % to 50 % smaller than as a PNG."""
     image = Image.open(io.BytesIO(frame)) if isinstance(frame, bytes) else frame
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", lossless=True)
@@ -131,7 +131,7 @@ def _webp(frame: Image.Image | bytes) -> str:
 def _check(frames: Sequence, labels: Sequence, alts: Sequence, start: int) -> None:
     if not len(frames) == len(labels) == len(alts) or len(frames) < 2:
         raise ValueError(
-            f"a slider needs two pictures or more, each with a label and an alt: got {len(frames)}, {len(labels)}, {len(alts)}"
+            f"a slider needs two images or more, each with a label and an alt: got {len(frames)}, {len(labels)}, {len(alts)}"
         )
     _check_start(start, len(frames))
 

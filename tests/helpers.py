@@ -21,7 +21,7 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 PYTHON = sys.executable
 TINY = UNetConfig(8, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.1, norm_groups=4)
 
-TINY_RUN = TrainConfig(TINY, epochs=3, batch_size=8, lr=3e-3, warmup=3)  # 5 steps an epoch on `tiny_images`
+TINY_RUN = TrainConfig(TINY, epochs=3, batch_size=8, lr=3e-3, warmup=3)  # 5 steps per epoch on `tiny_images`
 TINY_28 = TrainConfig(UNetConfig(28, ch=4, ch_mult=(1, 1, 1), num_res_blocks=1, norm_groups=2), batch_size=8, warmup=5)
 
 
@@ -53,7 +53,7 @@ def tiny_unet(seed: int = 0, config: UNetConfig = TINY) -> UNet:
 
 
 def denoiser(xt: Tensor, t: Tensor) -> Tensor:
-    """Some smooth function of picture and time, in place of a network."""
+    """Some smooth function of image and time, in place of a network."""
     return torch.sin(3 * xt) * 0.7 + 0.3 * torch.cos(t.to(xt.dtype) / 100).view(-1, *[1] * (xt.ndim - 1))
 
 

@@ -95,7 +95,7 @@ def killed_in_training(folder: Path) -> dict:
     chance, kills, code = random.Random(1), 0, -signal.SIGKILL
     while code == -signal.SIGKILL:
         pid = fork(lambda: run(killed))
-        # 5 steps an epoch: some runs end before their first checkpoint, some after several
+        # 5 steps per epoch: some runs end before their first checkpoint, some after several
         target = len(lines(killed / "losses")) + chance.randrange(2, 13)
         if wait_for(lambda n=target: len(lines(killed / "losses")) >= n, pid):
             os.kill(pid, signal.SIGKILL)
@@ -195,7 +195,7 @@ def stopped_commands(folder: Path) -> dict:
         "epochs": [epochs, [m["epoch"] for m in metrics]],
         "steps": load_tensors(out / CHECKPOINT)[1]["steps_done"],
         "starts": [json.loads(line)["from_step"] for line in lines(out / "starts.jsonl")],
-        "pictures": sorted(p.name for p in out.glob("samples_epoch_*.png"))[-1],
+        "images": sorted(p.name for p in out.glob("samples_epoch_*.png"))[-1],
         "left": sorted(p.name for p in out.glob(".*")),
         "stdout": (folder / "run.stdout").read_text(encoding="utf-8"),
         "stderr": (folder / "run.stderr").read_text(encoding="utf-8"),

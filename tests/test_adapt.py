@@ -11,12 +11,12 @@ from peers import peer, to_format_b
 from torch import nn
 
 from ddim_core import Adapter, Schedule, encode, generate, image_generators, image_noise, sample
-from ddim_core.adapt import as_denoiser, picture_shape
+from ddim_core.adapt import as_denoiser, image_shape
 from ddim_core.oracle import DatasetDenoiser, GaussianDenoiser
 from ddim_core.sample import predict_noise
 
 SCHEDULE = Schedule.linear()
-SHORT = Schedule.linear(100)  # ends before a network of random weights takes pictures far out of [-1, 1]
+SHORT = Schedule.linear(100)  # ends before a network of random weights takes images far out of [-1, 1]
 
 
 def unet(**different):
@@ -96,11 +96,11 @@ def test_encode_asks_a_network_of_diffusers_at_its_own_times():
 def test_our_network_behind_the_shift_and_theirs_with_the_same_weights_agree(eta):
     net, ours = unet(), tiny_unet()
     net.load_state_dict(to_format_b(ours.state_dict(), len(TINY.ch_mult)))
-    pictures = [generate(m, SHORT, 2, steps=5, seed=1, eta=eta) for m in (net, Adapter(ours))]
-    torch.testing.assert_close(pictures[0], pictures[1], rtol=0, atol=1e-4)
+    images = [generate(m, SHORT, 2, steps=5, seed=1, eta=eta) for m in (net, Adapter(ours))]
+    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-4)
 
 
-def test_pictures_that_are_not_square_or_of_unknown_size():
+def test_images_that_are_not_square_or_of_unknown_size():
     assert generate(unet(sample_size=(8, 16)), SHORT, 2, steps=2).shape == (2, 1, 8, 16)
     unknown = unet(sample_size=None)
     assert generate(unknown, SHORT, 2, steps=2, shape=(1, 16, 8)).shape == (2, 1, 16, 8)
@@ -151,7 +151,7 @@ def test_a_function_that_counts_from_zero(wrap):
     assert torch.equal(generate(adapter, SCHEDULE, 3, steps=4), expected)
     assert [int(t[0]) for t in told] == [999, 749, 499, 249]
     assert all(t.dtype == torch.int64 and t.shape == (3,) for t in told)
-    with pytest.raises(ValueError, match="the network knows times from 1 on, got 0"):
+    with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         adapter(torch.zeros(2, 1, 4, 4), torch.tensor([5, 0]))
 
 
@@ -190,7 +190,7 @@ def test_shapes_that_models_tell():
         (Adapter(denoiser), None),
         (nn.Identity(), None),
     ]:
-        assert picture_shape(model) == shape
+        assert image_shape(model) == shape
     assert generate(DatasetDenoiser(images, SCHEDULE), SCHEDULE, 2, steps=1).shape == (2, 1, 4, 5)
 
 
@@ -198,7 +198,7 @@ def test_an_answer_that_is_no_tensor_is_told_with_the_remedy():
     net = unet()
     for wrong, name in [(lambda x, t: net(x, t), "UNet2DOutput"), (lambda x, t: np.zeros(x.shape), "ndarray")]:
         with pytest.raises(
-            TypeError, match=rf"a denoiser returns a tensor, got {name}: let it return one; .*ddim_core\.Adapter"
+            TypeError, match=rf"a denoiser must return a tensor, got {name}: make it return one; .*ddim_core\.Adapter"
         ):
             predict_noise(wrong, torch.zeros(1, 1, 8, 8), 5)
 
@@ -209,10 +209,10 @@ def test_the_package_does_not_import_diffusers():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 8), (1, 8, 3), (1, 0, 8)], ids=str)
-def test_pictures_that_a_network_of_diffusers_cannot_halve(shape):
+def test_images_that_a_network_of_diffusers_cannot_halve(shape):
     net = unet()
     with pytest.raises(
-        ValueError, match=f"pictures of {shape[1]}x{shape[2]} do not fit a network of 2 levels: .* of 2"
+        ValueError, match=f"images of {shape[1]}x{shape[2]} do not fit a network of 2 levels: .* of 2"
     ) as e:
         generate(net, SHORT, 1, steps=1, shape=shape)
     assert "\n" not in str(e.value)

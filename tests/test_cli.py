@@ -58,14 +58,14 @@ def files(tmp_path_factory):
     (folder / "other-run").mkdir()
     run.save(Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32"), folder / "other-run" / CHECKPOINT)
     (folder / "file").write_text("not a folder", encoding="utf-8")
-    (folder / "pictures").mkdir()
-    Image.effect_noise((20, 16), 50).save(folder / "pictures" / "a.png")
+    (folder / "images").mkdir()
+    Image.effect_noise((20, 16), 50).save(folder / "images" / "a.png")
     return folder
 
 
 @pytest.fixture
 def mnist(tmp_path, monkeypatch):
-    """A folder in torchvision's layout, with 30 pictures in place of 70,000."""
+    """A folder in torchvision's layout, with 30 images in place of 70,000."""
     monkeypatch.setattr(data.mnist, "COUNT", {"train": 20, "test": 10})
     raw = tmp_path / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -98,7 +98,7 @@ def tree(folder):
 # --- faults ------------------------------------------------------------------------------------------------------
 
 SAMPLE = ["sample", "--weights", "{files}/w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
-OWN = ["--dataset", "{files}/pictures", "--out", "run"]
+OWN = ["--dataset", "{files}/images", "--out", "run"]
 FAULTS = [
     # 2: usage
     (2, "the following arguments are required: COMMAND", []),
@@ -116,8 +116,12 @@ FAULTS = [
     (2, "seed must be an integer of at least 0, got -1", [*TRAIN, "--out", "run", "--seed", "-1"]),
     (2, "unknown data set 'cats': choose one of mnist, mnist-10k", [*TRAIN, "--out", "run", "--dataset", "cats"]),
     (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "run", "--limit", "0"]),
-    (2, "--init is for a new run of a network that draws", [*TRAIN, "--out", "run", "--resume", "--init", "mnist"]),
-    (2, "--init is for a new run of a network that draws", ["train", "classifier", "--init", "mnist"]),
+    (
+        2,
+        "--init is for a new run of a network that draws images",
+        [*TRAIN, "--out", "run", "--resume", "--init", "mnist"],
+    ),
+    (2, "--init is for a new run of a network that draws images", ["train", "classifier", "--init", "mnist"]),
     (2, "--init mnist: these weights are of another network", [*TRAIN, "--out", "run", "--init", "mnist"]),
     (2, "unknown weights 'mnits': choose one of ", [*TRAIN, "--out", "run", "--init", "mnits"]),
     (2, "device 'gpu' cannot be used", [*TRAIN, "--out", "run", "--device", "gpu"]),
@@ -144,7 +148,7 @@ FAULTS = [
     (2, "amp fp16 needs a CUDA GPU", [*SAMPLE, "--amp", "fp16", "--device", "cpu"]),
     (
         2,
-        "1000000000 pictures are too many for one PNG: --n 24855 at most, or --out FILE.npy",
+        "1000000000 images are too many for one PNG: --n 24855 at most, or --out FILE.npy",
         [*SAMPLE, "--n", "1000000000"],
     ),
     (2, "--out must end in .safetensors, got w.pt", ["export", "{files}/run/last.safetensors", "--out", "w.pt"]),
@@ -331,16 +335,16 @@ BEGUN = [
     ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k", "--batch-size", "4", "--lr", "0.002", "--seed", "5"],
     ["--epochs", "3", "--limit", "16", "--dataset", "mnist-10k", "--amp", "fp32", "--loss-weight", "balanced"],
     ["--epochs", "3", "--limit", "9", "--dataset", "mnist", "--data", "{mnist}"],
-    ["--epochs", "3", "--dataset", "pictures", "--grey", "--resolution", "16"],
+    ["--epochs", "3", "--dataset", "images", "--grey", "--resolution", "16"],
 ]
 
 
 @pytest.mark.parametrize("options", BEGUN, ids=lambda o: " ".join(o))
 def test_to_go_on_its_folder_suffices(options, mnist, monkeypatch):
     """Stopped after a few steps and resumed with nothing but --out and --resume: the run that was begun, to the end."""
-    Path("pictures").mkdir()
+    Path("images").mkdir()
     for i in range(12):
-        Image.effect_noise((20, 16), 20 + 10 * i).save(f"pictures/{i}.png")
+        Image.effect_noise((20, 16), 20 + 10 * i).save(f"images/{i}.png")
     options = [o.format(mnist=mnist) for o in options]
     assert ddim("train", "tiny", *options, "--quiet", "--out", "whole") == 0
     real = run.Stop.__call__
@@ -367,9 +371,9 @@ def test_what_is_another_is_said_or_refused(capsys):
     assert ddim(*go_on, "--epochs", "3", "--lr", "0.0001", "--amp", "bf16") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[:3] == [
-        "epochs 3 instead of 2, as the run was before",
-        "lr 0.0001 instead of 0.001, as the run was before",
-        "amp bf16 instead of fp32, as the run was before",
+        "epochs 3 instead of 2, which the run had before",
+        "lr 0.0001 instead of 0.001, which the run had before",
+        "amp bf16 instead of fp32, which the run had before",
     ]
     last = json.loads(Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert last["amp"] == "bf16"
@@ -378,7 +382,7 @@ def test_what_is_another_is_said_or_refused(capsys):
     assert ddim(*go_on, "--epochs", "4", "--batch-size", "4") == 4
     assert "is of a run with another batch_size" in capsys.readouterr().err
     assert ddim("train", "kanji", "--resume", "--out", "run") == 2
-    assert "is of a run of the recipe tiny, not of kanji" in capsys.readouterr().err
+    assert "belongs to a run of the recipe tiny, not of kanji" in capsys.readouterr().err
 
 
 def test_the_remedies_for_a_loss_that_is_not_finite_work(capsys):
@@ -471,7 +475,7 @@ def test_stopped_and_killed_commands_go_on(tmp_path):
     assert result["starts"][0] == 0
     assert result["starts"] == sorted(result["starts"])
     assert len(result["starts"]) == 4
-    assert result["pictures"] == f"samples_epoch_{epochs:03d}.png"
+    assert result["images"] == f"samples_epoch_{epochs:03d}.png"
     assert result["left"] == []
     assert len(re.findall(r"stopped at step \d+ of 4000; go on with --resume\n", result["stdout"])) == 2
     assert f"has done all {epochs} epochs" in result["stdout"]
@@ -570,7 +574,7 @@ def test_out_of_memory(files, monkeypatch, capsys, name, when):
     monkeypatch.setattr(sys.modules["ddim_core.sample"], "generate", limited)
     Path(name).write_text("old", encoding="utf-8")
     assert ddim(*(a.format(files=files) for a in SAMPLE), "--batch-size", "1", "--out", name) == 2
-    assert capsys.readouterr().err == "ddim: out of memory: draw fewer pictures at once with --batch-size\n"
+    assert capsys.readouterr().err == "ddim: out of memory: draw fewer images at once with --batch-size\n"
     assert tree(".") == {Path(name): b"old"}
 
 
@@ -650,12 +654,10 @@ def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, mon
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    shutil.copytree(files / "pictures", home / "pictures")
+    shutil.copytree(files / "images", home / "images")
     shutil.copytree(mnist, home / "mnist")
     options = ["--epochs=1", "--amp=fp32", "--quiet", "--device=cpu"]
-    assert (
-        ddim("train", "tiny", "--dataset=~/pictures", "--out=~/own", "--resolution=8", "--batch-size=1", *options) == 0
-    )
+    assert ddim("train", "tiny", "--dataset=~/images", "--out=~/own", "--resolution=8", "--batch-size=1", *options) == 0
     assert ddim("train", "tiny", "--dataset=mnist", "--data=~/mnist", "--out=~/run", *options) == 0
     assert ddim("train", "tiny", "--data=~/mnist", "--out=~/run", "--resume", "--epochs=2", "--quiet") == 0
     assert ddim("export", f"~/run/{CHECKPOINT}", "--out=~/w.safetensors") == 0
@@ -666,8 +668,8 @@ def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, mon
     for name in ("x.png", "x.npy"):
         assert ddim("sample", "--weights=~/w.safetensors", "--n=1", "--steps=1", f"--out=~/{name}") == 0
     assert ddim("evaluate", "--weights=~/w.safetensors", "--n=2", "--steps=1", "--data=~/mnist", "--out=~/f.json") == 0
-    assert ddim("info", "~/w.safetensors") == ddim("data", "~/pictures") == ddim("data", "mnist", "--data=~/mnist") == 0
-    there = {"f.json", "mnist", "next", "own", "pictures", "run", "w.safetensors", "x.npy", "x.png"}
+    assert ddim("info", "~/w.safetensors") == ddim("data", "~/images") == ddim("data", "mnist", "--data=~/mnist") == 0
+    there = {"f.json", "mnist", "next", "own", "images", "run", "w.safetensors", "x.npy", "x.png"}
     assert set(os.listdir(home)) == there
     capsys.readouterr()
     assert ddim("data", "kuzushiji", "--archive=~/no.tar", "--data=~/k") == 3

@@ -1,4 +1,4 @@
-"""Pictures as they are drawn, and the files that they become."""
+"""Images as they are drawn, and the files that they become."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def hidden(folder):
     return [p.name for p in Path(folder).iterdir() if p.name.startswith(".")]
 
 
-def test_batches_are_the_pictures_that_generate_draws(weights):
+def test_batches_are_the_images_that_generate_draws(weights):
     one = Drawing(weights, 5, batch_size=2, steps=3, seed=4, eta=0.5, clip=True)
     assert (one.shape, one.amp, one.note) == ((1, 8, 8), "fp32", "")
     batches = list(one.batches())
@@ -47,9 +47,9 @@ def test_batches_are_the_pictures_that_generate_draws(weights):
 
 def test_both_kinds_of_file_hold_them(weights, tmp_path):
     one = Drawing(weights, 5, batch_size=2, steps=3)
-    pictures = torch.cat(list(one.batches()))
+    images = torch.cat(list(one.batches()))
     write(one, tmp_path / "new" / "a.npy")
-    assert np.array_equal(np.load(tmp_path / "new" / "a.npy"), pictures.numpy())
+    assert np.array_equal(np.load(tmp_path / "new" / "a.npy"), images.numpy())
     write(one, str(tmp_path / "a.png"), columns=5)
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (2 * (5 * 10 + 2), 2 * 12)
@@ -71,7 +71,7 @@ def test_numbers_out_of_range(weights, n, batch_size):
 
 @pytest.mark.parametrize("n", [10**9, 10**18, 10**30, 10**400], ids=lambda n: f"10^{len(str(n)) - 1}")
 @pytest.mark.parametrize("name", ["x.npy", "x.png"])
-def test_more_pictures_than_can_be(weights, tmp_path, monkeypatch, n, name):
+def test_more_images_than_can_be(weights, tmp_path, monkeypatch, n, name):
     """Refused before the first is drawn; what the message names can be done."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(drawing.shutil, "disk_usage", lambda folder: Free)
@@ -86,7 +86,7 @@ class Free:
 
 
 def test_memory_does_not_grow_with_n(weights, tmp_path):
-    """70 MB more of pictures, and no more memory for it (VmHWM, the most that a process ever had); for speed the pictures are black."""
+    """70 MB more of images, and no more memory for it (VmHWM, the most that a process ever had); for speed the images are black."""
     code = """
 import sys
 from ddim_core import drawing
@@ -109,7 +109,7 @@ print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.st
 
 @pytest.mark.parametrize("amp", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["x.npy", "x.png"])
-def test_pictures_that_are_not_finite_are_not_written(tmp_path, monkeypatch, amp, name):
+def test_images_that_are_not_finite_are_not_written(tmp_path, monkeypatch, amp, name):
     """Every number of the network is finite, and it gives infinities all the same."""
     monkeypatch.chdir(tmp_path)
     net = tiny_unet()

@@ -129,7 +129,7 @@ def test_messages_in_c(tmp_path):
     os.rename(tmp_path / "a.png", place + b"/1.png")
     done = run("-m", "ddim_core", "data", "töpfe".encode(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert b"1 pictures of 8x8" in done.stdout
+    assert b"1 images of 8x8" in done.stdout
     assert b"1 classes:" in done.stdout
     done = run("-m", "ddim_core", "data", "./grün".encode(), cwd=tmp_path)
     assert done.returncode == 3

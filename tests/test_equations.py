@@ -228,24 +228,24 @@ def test_marginal(t):
     """Mean, variance and distribution function of 100,000 draws."""
     x0 = 0.6
     x = add_noise(torch.full((100_000, 1), x0, **DOUBLE), t, randn(100_000, 1, **DOUBLE), SCHEDULE).flatten()
-    bell = NormalDist(math.sqrt(ALPHA[t]) * x0, math.sqrt(1 - ALPHA[t]))
-    assert x.mean().item() == near(bell.mean, abs=5 * bell.stdev / math.sqrt(len(x)))
-    assert x.std().item() == near(bell.stdev, rel=5 / math.sqrt(2 * len(x)))
+    gaussian = NormalDist(math.sqrt(ALPHA[t]) * x0, math.sqrt(1 - ALPHA[t]))
+    assert x.mean().item() == near(gaussian.mean, abs=5 * gaussian.stdev / math.sqrt(len(x)))
+    assert x.std().item() == near(gaussian.stdev, rel=5 / math.sqrt(2 * len(x)))
     for k in (-2, -1, 0, 1, 2):
-        share = (x < bell.mean + k * bell.stdev).double().mean().item()
+        share = (x < gaussian.mean + k * gaussian.stdev).double().mean().item()
         assert share == near(NormalDist().cdf(k), abs=5 * 0.5 / math.sqrt(len(x)))
 
 
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-variance", code="ddim_core.add_noise")
 def test_variance(t):
-    """Three pictures and the noise by quadrature: the variance over all of them."""
-    pictures, chances = np.array([-1.0, -0.2, 0.9]), np.array([0.5, 0.2, 0.3])
-    x = np.stack([add_noise(torch.full((80, 1), y, **DOUBLE), t, column(*NODES), SCHEDULE)[:, 0] for y in pictures])
+    """Three images and the noise by quadrature: the variance over all of them."""
+    images, chances = np.array([-1.0, -0.2, 0.9]), np.array([0.5, 0.2, 0.3])
+    x = np.stack([add_noise(torch.full((80, 1), y, **DOUBLE), t, column(*NODES), SCHEDULE)[:, 0] for y in images])
     chance = chances[:, None] * WEIGHTS
     variance = (chance * x**2).sum() - (chance * x).sum() ** 2
-    of_pictures = (chances * pictures**2).sum() - (chances * pictures).sum() ** 2
-    assert variance == near(ALPHA[t] * of_pictures + 1 - ALPHA[t])
+    of_images = (chances * images**2).sum() - (chances * images).sum() ** 2
+    assert variance == near(ALPHA[t] * of_images + 1 - ALPHA[t])
 
 
 @holds("eq-markov")
@@ -283,7 +283,7 @@ def test_predict_eps(t):
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-predict-x0", code="ddim_core.predict_x0")
 def test_predict_x0(t):
-    """The picture that was noised comes out again, and is the quotient in plain floats."""
+    """The image that was noised comes out again, and is the quotient in plain floats."""
     x0, eps = column(-1.0, 0.3), column(0.7, -2.0)
     xt = math.sqrt(ALPHA[t]) * x0 + math.sqrt(1 - ALPHA[t]) * eps
     close(predict_x0(xt, t, eps, SCHEDULE), x0)
@@ -299,19 +299,19 @@ def test_denoising(t, s):
     close(ddim_step(xt, eps, t, s, SCHEDULE)[0], math.sqrt(ALPHA[s]) * x0 + math.sqrt(1 - ALPHA[s]) * eps)
 
 
-PICTURES = np.array([[-1.0, 0.2, 0.5], [0.3, 0.4, -0.6], [0.9, -1.0, 0.1], [0.0, 0.0, 0.8]])
+IMAGES = np.array([[-1.0, 0.2, 0.5], [0.3, 0.4, -0.6], [0.9, -1.0, 0.1], [0.0, 0.0, 0.8]])
 BEFORE = np.array([0.4, -0.1, 0.2])
 
 
 def likelihoods(t):
-    """p(x_t | y_i) as products over pixels of the bell's height."""
+    """p(x_t | y_i) as products over pixels of the gaussian's height."""
     return np.array(
         [
             math.prod(
                 NormalDist(math.sqrt(ALPHA[t]) * y, math.sqrt(1 - ALPHA[t])).pdf(x)
-                for x, y in zip(BEFORE, picture, strict=True)
+                for x, y in zip(BEFORE, image, strict=True)
             )
-            for picture in PICTURES
+            for image in IMAGES
         ]
     )
 
@@ -321,19 +321,19 @@ def likelihoods(t):
 def test_likelihood_and_weights(t):
     """Products of one-pixel densities: their ratios, and their shares in the sum."""
     p = likelihoods(t)
-    distance = ((BEFORE - math.sqrt(ALPHA[t]) * PICTURES) ** 2).sum(1)
+    distance = ((BEFORE - math.sqrt(ALPHA[t]) * IMAGES) ** 2).sum(1)
     close(p / p[0], np.exp(-(distance - distance[0]) / (2 * (1 - ALPHA[t]))))
-    oracle = DatasetDenoiser(torch.from_numpy(PICTURES), SCHEDULE)
+    oracle = DatasetDenoiser(torch.from_numpy(IMAGES), SCHEDULE)
     close(oracle.weights(torch.from_numpy(BEFORE)[None], t)[0], p / p.sum())
 
 
 @pytest.mark.parametrize("t", [100, 259, 500, 999])
 @holds("eq-posterior-mean", code="ddim_core.oracle.DatasetDenoiser.x0")
 def test_posterior_mean(t):
-    """Bayes' rule by hand on four pictures."""
+    """Bayes' rule by hand on four images."""
     p = likelihoods(t)
-    oracle = DatasetDenoiser(torch.from_numpy(PICTURES), SCHEDULE)
-    close(oracle.x0(torch.from_numpy(BEFORE)[None], t)[0], (p[:, None] * PICTURES).sum(0) / p.sum())
+    oracle = DatasetDenoiser(torch.from_numpy(IMAGES), SCHEDULE)
+    close(oracle.x0(torch.from_numpy(BEFORE)[None], t)[0], (p[:, None] * IMAGES).sum(0) / p.sum())
 
 
 @pytest.mark.parametrize("t", [1, 100, 500, 1000])
@@ -387,8 +387,8 @@ def test_best_guess(t):
 
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-error-ratio", "eq-error-x0", code=("ddim_core.predict_x0", "ddim_core.predict_eps"))
-def test_error_of_noise_and_picture(t):
-    """A wrong noise goes in, the error of the picture comes out; and the other way round."""
+def test_error_of_noise_and_image(t):
+    """A wrong noise goes in, the error of the image comes out; and the other way round."""
     xt, eps, wrong = column(0.4, -1.7), column(0.7, -2.0), column(0.9, 0.1)
     error = predict_x0(xt, t, wrong, SCHEDULE) - predict_x0(xt, t, eps, SCHEDULE)
     close(wrong - eps, -math.sqrt(ALPHA[t] / (1 - ALPHA[t])) * error)
@@ -615,7 +615,7 @@ def test_sigma_hat(t, s):
 @pytest.mark.parametrize("t", [10, 500, 1000])
 @holds("eq-clip", code="ddim_core.ddim_step")
 def test_clip(t):
-    """With clip on, the step goes on with the noise that fits the clipped picture and x_t."""
+    """With clip on, the step goes on with the noise that fits the clipped image and x_t."""
     xt, guess = 1.4, -1.5
     x0_hat = (xt - math.sqrt(1 - ALPHA[t]) * guess) / math.sqrt(ALPHA[t])
     clipped = min(1.0, max(-1.0, x0_hat))
@@ -1040,7 +1040,7 @@ def test_subsequence(tau, eta):
 @pytest.mark.parametrize("t", TIMES)
 @holds("eq-v", "eq-from-v")
 def test_v(t):
-    """A rotation there and back: lengths are kept, and picture and noise come out."""
+    """A rotation there and back: lengths are kept, and image and noise come out."""
     angle = math.acos(math.sqrt(ALPHA[t]))
     x0, eps = np.array([-1.0, 0.3]), np.array([0.7, -2.0])
     xt = add_noise(column(*x0), t, column(*eps), SCHEDULE)[:, 0].numpy()
@@ -1093,13 +1093,13 @@ def test_heat(rho):
 @holds("eq-score", code="ddim_core.oracle.DatasetDenoiser")
 def test_score(t):
     """The gradient, by PyTorch, of the log density of a mixture of Gaussians, and by differences of a single Gaussian's."""
-    y = torch.from_numpy(PICTURES)
+    y = torch.from_numpy(IMAGES)
     x = torch.from_numpy(BEFORE)[None].clone().requires_grad_(True)
     distance = ((x - math.sqrt(ALPHA[t]) * y) ** 2).sum(1)
     (score,) = torch.autograd.grad(torch.logsumexp(-distance / (2 * (1 - ALPHA[t])), 0), x)
     close(score, -DatasetDenoiser(y, SCHEDULE)(x.detach(), t) / math.sqrt(1 - ALPHA[t]))
-    bell = NormalDist(math.sqrt(ALPHA[t]) * 0.3, math.sqrt(ALPHA[t] * 0.25 + 1 - ALPHA[t]))
-    slope = (math.log(bell.pdf(0.8 + 1e-5)) - math.log(bell.pdf(0.8 - 1e-5))) / 2e-5
+    gaussian = NormalDist(math.sqrt(ALPHA[t]) * 0.3, math.sqrt(ALPHA[t] * 0.25 + 1 - ALPHA[t]))
+    slope = (math.log(gaussian.pdf(0.8 + 1e-5)) - math.log(gaussian.pdf(0.8 - 1e-5))) / 2e-5
     eps = GaussianDenoiser(0.3, 0.5, SCHEDULE)(column(0.8), t).item()
     assert slope == near(-eps / math.sqrt(1 - ALPHA[t]), rel=1e-6)
 

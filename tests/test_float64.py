@@ -17,7 +17,7 @@ from ddim_core.run import CHECKPOINT
 from ddim_core.train import Trainer, train
 
 SCHEDULE = Schedule.linear(100)
-XT, PICTURES = randn(3, 1, 8, 8), randn(12, 1, 8, 8, seed=1).clamp(-1, 1)
+XT, IMAGES = randn(3, 1, 8, 8), randn(12, 1, 8, 8, seed=1).clamp(-1, 1)
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def assert_near(found, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("between", [lerp, slerp])
-def test_between_two_noises(there, between):
+def test_between_two_samples_of_noise(there, between):
     a, b = XT[0], XT[1]
     assert_near(between(a.to(there), b.to(there), [0.0, 0.3, 1.0]), between(a, b, [0.0, 0.3, 1.0]))
 
 
 @pytest.mark.parametrize("make", [lambda p, s: DatasetDenoiser(p, s), lambda p, s: GaussianDenoiser(0.1, 0.4, s)])
 def test_the_exact_denoisers(there, make):
-    here, other = make(PICTURES, SCHEDULE), make(PICTURES.to(there), SCHEDULE)
+    here, other = make(IMAGES, SCHEDULE), make(IMAGES.to(there), SCHEDULE)
     for t in (1, 50, torch.tensor([1, 50, 100])):
         at = t.to(there) if isinstance(t, torch.Tensor) else t
         assert_near(other(XT.to(there), at), here(XT, t))
@@ -68,21 +68,21 @@ def test_the_exact_denoisers(there, make):
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_pictures(there, eta):
+def test_images(there, eta):
     model, other = tiny_unet(), tiny_unet().to(there)
     options = {"steps": 5, "eta": eta, "batch_size": 2}
     assert_near(generate(other, SCHEDULE, 3, **options), generate(model, SCHEDULE, 3, **options), 1e-3)
-    oracle, far = DatasetDenoiser(PICTURES, SCHEDULE), DatasetDenoiser(PICTURES.to(there), SCHEDULE)
-    pictures = generate(far, SCHEDULE, 3, **options, device=there)
-    assert_near(pictures, generate(oracle, SCHEDULE, 3, **options), 1e-3)
-    assert to_uint8(pictures).cpu().dtype == torch.uint8
-    assert tile(pictures).size == tile(pictures.cpu()).size
+    oracle, far = DatasetDenoiser(IMAGES, SCHEDULE), DatasetDenoiser(IMAGES.to(there), SCHEDULE)
+    images = generate(far, SCHEDULE, 3, **options, device=there)
+    assert_near(images, generate(oracle, SCHEDULE, 3, **options), 1e-3)
+    assert to_uint8(images).cpu().dtype == torch.uint8
+    assert tile(images).size == tile(images.cpu()).size
 
 
 def test_there_and_back(there):
     model, tau = tiny_unet().to(there), SCHEDULE.timesteps(5)
-    xT = encode(model, SCHEDULE, PICTURES[:2].to(there), tau)
-    assert_near(xT, encode(tiny_unet(), SCHEDULE, PICTURES[:2], tau), 1e-3)
+    xT = encode(model, SCHEDULE, IMAGES[:2].to(there), tau)
+    assert_near(xT, encode(tiny_unet(), SCHEDULE, IMAGES[:2], tau), 1e-3)
     *_, last = sample(model, SCHEDULE, xT, tau)
     assert isinstance(last.xt, There)
 

@@ -21,16 +21,16 @@ QUIET = {"device": "cpu", "amp": "fp32", "bar": False, "command": "c"}
 def _tiny(monkeypatch, tmp_path):
     monkeypatch.setitem(RECIPES, "tiny", TINY_28)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(8):
-        Image.effect_noise((20, 16), 20 + 10 * i).save(f"pictures/{i}.png")
+        Image.effect_noise((20, 16), 20 + 10 * i).save(f"images/{i}.png")
 
 
-def begin(out="run", resume=False, changes=(), **pictures):
+def begin(out="run", resume=False, changes=(), **images):
     said = []
     changes = {"dataset": "mnist-10k", "epochs": 1} | dict(changes) if not resume else dict(changes)
-    pictures = NOTHING | ({"limit": 16} if not resume and "resolution" not in pictures else {}) | pictures
-    stopped = launch("tiny", Path(out), changes, pictures, resume=resume, say=said.append, **QUIET)
+    images = NOTHING | ({"limit": 16} if not resume and "resolution" not in images else {}) | images
+    stopped = launch("tiny", Path(out), changes, images, resume=resume, say=said.append, **QUIET)
     return stopped, said
 
 
@@ -39,7 +39,7 @@ def test_begun_and_taken_up():
     assert load_tensors("run/last.safetensors")[1]["steps_done"] == 2
     assert begin(resume=True) == (0, ["run/last.safetensors has done all 1 epochs: ask for more with --epochs"])
     stopped, said = begin(resume=True, changes={"epochs": 2})
-    assert (stopped, said) == (0, ["epochs 2 instead of 1, as the run was before"])
+    assert (stopped, said) == (0, ["epochs 2 instead of 1, which the run had before"])
     assert [
         json.loads(line)["command"] for line in Path("run/starts.jsonl").read_text(encoding="utf-8").splitlines()
     ] == ["c", "c"]
@@ -58,8 +58,8 @@ def test_stopped_by_a_signal(monkeypatch):
 def test_a_resolution_below_what_the_recipe_can_halve(resolution):
     """What the message names is enough."""
     with pytest.raises(UsageError) as e:
-        begin(changes={"dataset": "pictures"}, resolution=resolution)
+        begin(changes={"dataset": "images"}, resolution=resolution)
     assert str(e.value) == f"--resolution must be at least 4 for the recipe tiny, got {resolution}"
     assert not Path("run").exists()
-    assert begin(changes={"dataset": "pictures/"}, resolution=4)[0] == 0
-    assert load_tensors("run/last.safetensors")[1]["config"]["dataset"] == "pictures", "without the shell's /"
+    assert begin(changes={"dataset": "images/"}, resolution=4)[0] == 0
+    assert load_tensors("run/last.safetensors")[1]["config"]["dataset"] == "images", "without the shell's /"

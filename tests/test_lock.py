@@ -97,7 +97,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lock, "_lock", none)
     with alone(tmp_path / "run"):
         pass
-    line = f"ddim: {tmp_path}/run cannot be locked (No locks available): see that no second run writes there\n"
+    line = f"ddim: {tmp_path}/run cannot be locked (No locks available): make sure that no second run writes there\n"
     assert capsys.readouterr() == ("", line)
     assert os.listdir(tmp_path) == []
 

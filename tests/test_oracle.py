@@ -90,7 +90,7 @@ def test_a_gaussian_of_known_noise(t, mean, std):
     torch.testing.assert_close(eps, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_mean_and_deviation_a_pixel_and_a_time_a_picture():
+def test_mean_and_deviation_per_pixel_and_a_time_per_image():
     mean, std = randn(2, 3, 3, seed=1), randn(2, 3, 3, seed=2).abs()
     whole, t = GaussianDenoiser(mean, std, SCHEDULE), torch.tensor([1, 500, 1000])
     xt = randn(3, 2, 3, 3, dtype=torch.float64)
@@ -107,11 +107,11 @@ def test_gaussian_keeps_the_dtype_and_refuses_a_negative_std():
             GaussianDenoiser(0.0, std, SCHEDULE)
 
 
-# --- a finite set of pictures ---------------------------------------------------------------------------------------
+# --- a finite set of images ---------------------------------------------------------------------------------------
 
 
 def brute_force(images, xt, t):
-    """w_i and E[x_0 | x_t], one picture and one image after another, in float64."""
+    """w_i and E[x_0 | x_t], one image and one image after another, in float64."""
     a = SCHEDULE.alpha[t].item()
     weights = []
     for x in xt.double():
@@ -134,7 +134,7 @@ def test_the_weights_are_the_posterior(t, n, seed):
     torch.testing.assert_close(oracle(xt, times), eps, rtol=1e-7, atol=1e-7)
 
 
-def test_a_time_a_picture():
+def test_a_time_per_image():
     oracle, xt, t = (
         DatasetDenoiser(randn(6, 1, 4, 4), SCHEDULE),
         randn(3, 1, 4, 4, seed=1),
@@ -190,7 +190,7 @@ def test_many_points_of_a_gaussian_are_the_gaussian():
         torch.testing.assert_close(finite(xt, t), gaussian(xt, t), rtol=1e-3, atol=1e-3)
 
 
-def test_one_picture_is_always_the_answer():
+def test_one_image_is_always_the_answer():
     image = randn(1, 1, 3, 3, dtype=torch.float64)
     xt = randn(2, 1, 3, 3, seed=1, dtype=torch.float64)
     torch.testing.assert_close(DatasetDenoiser(image, SCHEDULE).x0(xt, 700), image.expand(2, 1, 3, 3))
@@ -209,7 +209,7 @@ def test_images_that_are_none_are_refused(images, message):
         DatasetDenoiser(images, SCHEDULE)
 
 
-def test_pictures_of_another_shape_are_refused():
+def test_images_of_another_shape_are_refused():
     oracle = DatasetDenoiser(torch.zeros(3, 1, 2, 2), SCHEDULE)
     for shape in [(4, 1, 2, 3), (4, 4), (4, 1, 1, 4)]:
         with pytest.raises(ValueError, match=r"xt must be \[B, 1, 2, 2\]"):
@@ -250,7 +250,7 @@ def test_paths_keep_their_distance_for_any_points_and_any_grid(tau, seed, dimens
 
 
 @given(tau=grids, seed=st.integers(0, 1000))
-def test_with_one_picture_the_bound_is_attained_and_the_grid_does_not_matter(tau, seed):
+def test_with_one_image_the_bound_is_attained_and_the_grid_does_not_matter(tau, seed):
     y, xT = points(1, 2, seed), randn(8, 2, seed=seed + 1, dtype=torch.float64)
     run = walk(DatasetDenoiser(y, SCHEDULE), xT, tau)
     for t, xt in zip(reversed(tau), run, strict=True):
@@ -268,8 +268,8 @@ def test_on_a_line_order_is_kept_in_few_steps_and_in_many():
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_each_picture_gets_its_share_of_the_noise(eta):
-    # the last picture stands twice in the data: twice the share
+def test_each_image_gets_its_share_of_the_noise(eta):
+    # the last image stands twice in the data: twice the share
     y = torch.tensor([[0.9, 0.35], [0.25, 0.85], [-0.7, 0.7], [-0.35, 0.05], [0.15, -0.8], [0.15, -0.8]]).double()
     xT = randn(4000, 2, seed=3, dtype=torch.float64)
     ends = walk(DatasetDenoiser(y, SCHEDULE), xT, SCHEDULE.timesteps(200), eta=eta, generator=seeded(0))[-1]

@@ -1,4 +1,4 @@
-"""Pictures in rows: every pixel where it belongs."""
+"""Images in rows: every pixel where it belongs."""
 
 import io
 
@@ -26,7 +26,7 @@ def _close():
 
 
 def numbered(n, channels=1, h=3, w=2):
-    """uint8 pictures of one value each."""
+    """uint8 images of one value each."""
     return torch.arange(1, n + 1, dtype=torch.uint8).view(-1, 1, 1, 1).expand(n, channels, h, w).contiguous()
 
 
@@ -37,7 +37,7 @@ def numbered(n, channels=1, h=3, w=2):
     scale=st.integers(1, 3),
     channels=st.sampled_from([1, 3]),
 )
-def test_every_pixel_is_a_picture_or_the_ground(n, columns, pad, scale, channels):
+def test_every_pixel_is_an_image_or_the_background(n, columns, pad, scale, channels):
     images = torch.from_numpy(np.random.default_rng(n).integers(0, 256, (n, channels, 3, 2), dtype=np.uint8))
     sheet = tile(images, columns, pad=pad, scale=scale)
     c = min(columns, n)
@@ -61,7 +61,7 @@ def test_floats_are_cut_off_and_rounded():
     assert np.asarray(tile(x.detach().double(), 6, pad=0))[0, [0, -1]].tolist() == [0, 255]
 
 
-def test_tiling_leaves_the_pictures_alone():
+def test_tiling_leaves_the_images_alone():
     x = randn(2, 1, 4, 4)
     before = x.clone()
     tile(x)
@@ -69,7 +69,7 @@ def test_tiling_leaves_the_pictures_alone():
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (0, 1, 4, 4), (2, 2, 4, 4), (2, 4, 4, 4), (4,)])
-def test_what_is_no_picture(shape):
+def test_what_is_no_image(shape):
     with pytest.raises(ValueError, match=r"images must be \[N, 1 or 3, H, W\]"):
         tile(torch.zeros(shape))
 
@@ -80,7 +80,7 @@ def test_no_columns(columns):
         tile(torch.zeros(2, 1, 4, 4), columns)
 
 
-def test_png_bytes_are_the_picture_and_the_same_each_time():
+def test_png_bytes_are_the_image_and_the_same_each_time():
     sheet = tile(randn(5, 3, 4, 4), 3)
     data = png(sheet)
     assert data == png(tile(randn(5, 3, 4, 4), 3))
@@ -99,7 +99,7 @@ def test_show_draws_what_tile_arranges():
     assert show(images, ax=own) is own
 
 
-def test_a_strip_has_a_picture_for_each_label_and_row():
+def test_a_strip_has_an_image_for_each_label_and_row():
     rows = [numbered(3), numbered(3) + 10]
     figure = strip(rows, ["a", "b", "c"], names=["first", "second"])
     axes = np.array(figure.axes).reshape(2, 3)

@@ -77,7 +77,7 @@ def test_shipped_weights_are_of_their_recipe(name, but):
 
 
 def test_the_settings_of_the_large_network():
-    """Of which no weights are shipped: those of the authors for CIFAR-10, but for pictures of 28x28."""
+    """Of which no weights are shipped: those of the authors for CIFAR-10, but for images of 28x28."""
     c = RECIPES["mnist-large"]
     assert (c.lr, c.warmup, c.batch_size, c.epochs, c.ema_decay, c.clip_norm) == (2e-4, 1000, 256, 30, 0.9995, 1.0)
     assert (c.T, c.beta_1, c.beta_T, c.loss_weight, c.seed, c.dataset) == (1000, 1e-4, 0.02, "plain", 0, "mnist")

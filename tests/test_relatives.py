@@ -1,6 +1,6 @@
 """What other systems leave beside files (`._NAME` and .DS_Store of macOS, Thumbs.db of Windows): every reader passes over it.
 
-What readers of pictures do with it is in tests/data; here it lies about in all of them at once, and in the project itself.
+What readers of images do with it is in tests/data; here it lies about in all of them at once, and in the project itself.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from PIL import Image
 
 from ddim_core import results
 from ddim_core.data import load_dataset
-from ddim_core.data.folder import find_pictures, survey
+from ddim_core.data.folder import find_images, survey
 from ddim_core.data.kanji import FOLDER
 from ddim_core.data.kuzushiji import unpack
 from ddim_core.results import save_result
@@ -62,13 +62,13 @@ def test_the_archive(kanji, tmp_path):
     assert len([p for p in (tmp_path / "new").rglob("*") if p.is_file()]) == 4
 
 
-def test_own_pictures(kanji):
-    found = find_pictures(kanji)
-    assert len(found.pictures) == 4
+def test_own_images(kanji):
+    found = find_images(kanji)
+    assert len(found.images) == 4
     assert len(survey(found)[0]) == 4
-    pictures = load_dataset(kanji, resolution=8)
-    assert len(pictures) == 4
-    assert pictures.notes == ("passed over: 16 hidden files",)
+    images = load_dataset(kanji, resolution=8)
+    assert len(images) == 4
+    assert images.notes == ("passed over: 16 hidden files",)
 
 
 def test_results(tmp_path, monkeypatch):
@@ -101,6 +101,6 @@ def test_plots_of_the_built_book(tmp_path):
     Image.new("RGBA", (8, 8), (7, 7, 7, 255)).save(tmp_path / "_images" / "a.png", compress_level=0)
     strew(tmp_path / "_images")
     ddim_book.shrink_pictures(SimpleNamespace(outdir=str(tmp_path)), None)
-    with Image.open(tmp_path / "_images" / "a.png") as picture:
-        assert (picture.mode, picture.getpixel((0, 0))) == ("L", 7)
+    with Image.open(tmp_path / "_images" / "a.png") as image:
+        assert (image.mode, image.getpixel((0, 0))) == ("L", 7)
     assert (tmp_path / "_images" / "._a.png").read_bytes() == APPLE

@@ -13,7 +13,7 @@ from ddim_core.weights import manifest
 
 ARRAYS = {
     "times": np.array([1.5, 2.5]),
-    "pictures": np.arange(12, dtype=np.uint8).reshape(3, 4),
+    "images": np.arange(12, dtype=np.uint8).reshape(3, 4),
     "names": np.array(["a", "bc"]),
 }
 

@@ -118,7 +118,7 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("apart", [0, 10])
 def test_sheets_are_drawn_from_the_average(tmp_path, monkeypatch, apart):
-    """At the end of the run and, of short epochs, every ten seconds: 64 pictures from the same noise, of the averaged network."""
+    """At the end of the run and, of short epochs, every ten seconds: 64 images from the same noise, of the averaged network."""
     monkeypatch.setattr(run, "_SHEETS_APART", apart)
     t = trainer()
     randomised(t.model), randomised(t.ema, seed=1)
@@ -188,7 +188,7 @@ def test_a_run_with_other_settings_is_not_continued(saved, name):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_a_run_on_other_pictures_is_not_continued(saved):
+def test_a_run_on_other_images_is_not_continued(saved):
     other = IMAGES.clone()
     other[40, 0, 3, 3] ^= 1
     for images in (other, IMAGES[:42], IMAGES.flip(0)):
@@ -226,7 +226,7 @@ def test_something_else_is_not_continued(saved, tmp_path):
     ],
     ids=lambda x: f"{x.dtype} {tuple(x.shape)}",
 )
-def test_pictures_that_do_not_fit_the_network(images):
+def test_images_that_do_not_fit_the_network(images):
     with pytest.raises(UsageError, match=r"images must be uint8 \[N, 1, 8, 8\]"):
         trainer(images=images)
 

@@ -276,7 +276,7 @@ def test_times_of_another_shape_are_refused(function, shape):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_shapes_that_differ_are_refused_and_not_broadcast(function):
-    with pytest.raises(ValueError, match=r"must have one shape, got \(3, 2, 4, 4\) and \(1, 2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"must have the same shape, got \(3, 2, 4, 4\) and \(1, 2, 4, 4\)"):
         function(X, 5, X[:1], SCHEDULE)
 
 
@@ -302,7 +302,7 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 
 @st.composite
 def cases(draw, lowest):
-    """x0, eps and times: one int for all, or one a picture."""
+    """x0, eps and times: one int for all, or one per image."""
     batch, dtype, seed = draw(st.integers(1, 5)), draw(dtypes), draw(st.integers(0, 2**31))
     shape = (batch, *draw(shapes))
     each = draw(st.booleans())

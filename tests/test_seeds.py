@@ -1,4 +1,4 @@
-"""Seeds and noise a picture."""
+"""Seeds, and noise per image."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from ddim_core.seeds import derive_seed, image_generators, image_noise
 
 
 def test_a_seed_is_the_same_for_ever():
-    """Pinned: another value would change every picture that the book shows."""
+    """Pinned: another value would change every image that the book shows."""
     assert derive_seed(0, 1) == 2918264622725855778
     assert derive_seed(123, 4, 5) == 5379214002083371770
 
@@ -31,7 +31,7 @@ def test_negative_seeds_are_refused(key):
 
 
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 6), first=st.integers(0, 100))
-def test_noise_of_a_picture_depends_on_seed_and_number_only(seed, n, first):
+def test_noise_of_an_image_depends_on_seed_and_number_only(seed, n, first):
     noise = image_noise(image_generators(seed, n, first), (1, 3, 2))
     for i in range(n):
         alone = image_noise(image_generators(seed, 1, first + i), (1, 3, 2))
@@ -40,7 +40,7 @@ def test_noise_of_a_picture_depends_on_seed_and_number_only(seed, n, first):
     assert noise.dtype == torch.float32
 
 
-def test_noise_is_standard_normal_and_differs_by_picture_and_seed():
+def test_noise_is_standard_normal_and_differs_by_image_and_seed():
     noise = image_noise(image_generators(3, 64), (1, 28, 28))
     assert noise.mean().item() == pytest.approx(0, abs=0.02)
     assert noise.std().item() == pytest.approx(1, abs=0.02)

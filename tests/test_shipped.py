@@ -42,7 +42,7 @@ def test_a_manifest_that_is_none_is_one_line(tmp_path, monkeypatch, capsys, cont
         (tmp_path / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
     for use in (lambda: load_pretrained("mnist"), lambda: describe("kanji"), load_classifier):
         with pytest.raises(
-            CheckpointError, match=r"manifest\.json is missing or no manifest .*: install the package"
+            CheckpointError, match=r"manifest\.json is missing or not a manifest .*: install the package"
         ) as e:
             use()
         assert "\n" not in str(e.value)

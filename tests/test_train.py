@@ -92,7 +92,7 @@ def test_the_seconds_of_an_epoch_are_those_of_its_steps():
     assert metrics["images_per_second"] == pytest.approx(40 / metrics["seconds"], rel=0.15)
 
 
-def test_every_epoch_is_a_new_order_of_the_pictures():
+def test_every_epoch_is_a_new_order_of_the_images():
     marked = torch.arange(43, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
     t = trainer(images=marked)
     orders = []
@@ -104,7 +104,7 @@ def test_every_epoch_is_a_new_order_of_the_pictures():
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_times_and_noise_are_drawn_for_each_picture():
+def test_times_and_noise_are_drawn_for_each_image():
     t = trainer(replace(TINY_RUN, batch_size=40))
     draws = [t.batch(k) for k in range(100)]
     times = torch.cat([time for _, time, _ in draws])

@@ -35,7 +35,7 @@ def ours():
     return {name: randomised(UNet(config), seed=3).eval() for name, config in [("cifar", CIFAR), ("mnist", MNIST)]}
 
 
-def pictures(config, n=1):
+def images(config, n=1):
     return randn(n, config.in_channels, config.resolution, config.resolution, seed=7)
 
 
@@ -44,7 +44,7 @@ def test_the_outputs_are_those_of_diffusers(ours, name):
     model = ours[name]
     other = peer(model.config)
     other.load_state_dict(to_format_b(model.state_dict(), len(model.config.ch_mult)), strict=True)
-    xt = pictures(model.config)
+    xt = images(model.config)
     for t in TIMES:
         assert relative(answer(model, xt, t), answer(other, xt, t)) < TOLERANCE, t
 
@@ -53,7 +53,7 @@ def test_weights_come_back_from_diffusers():
     other = randomised(peer(MNIST), seed=5)
     model = UNet(MNIST).eval()
     model.load_state_dict(to_format_a(other.state_dict(), model.state_dict(), 3), strict=True)
-    xt = pictures(MNIST, 2)
+    xt = images(MNIST, 2)
     assert relative(answer(model, xt, 321), answer(other, xt, 321)) < TOLERANCE
 
 
@@ -66,7 +66,7 @@ def test_the_older_names_of_attention(ours, tmp_path):
     peer(MNIST).save_config(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["norm_eps"] == 1e-6
     other = type(peer(TINY)).from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
-    xt = pictures(MNIST)
+    xt = images(MNIST)
     assert relative(answer(model, xt, 500), answer(other, xt, 500)) < TOLERANCE
 
 
@@ -76,7 +76,7 @@ def test_settings_that_load_silently_would_be_seen(ours, setting, least):
     model = ours["mnist"]
     other = peer(MNIST, **setting)
     other.load_state_dict(to_format_b(model.state_dict(), 3), strict=True)
-    xt = pictures(MNIST)
+    xt = images(MNIST)
     assert relative(answer(model, xt, 500), answer(other, xt, 500)) > least
 
 
@@ -98,7 +98,7 @@ def test_any_multipliers_and_blocks(ch_mult, blocks, attended, channels, ch, bat
     model = randomised(UNet(config), seed=t).eval()
     other = peer(config)
     other.load_state_dict(to_format_b(model.state_dict(), len(ch_mult)), strict=True)
-    xt = pictures(config, batch)
+    xt = images(config, batch)
     assert relative(answer(model, xt, t), answer(other, xt, t)) < TOLERANCE
 
 
@@ -253,13 +253,13 @@ def test_every_attention_of_the_network_takes_that_layout(monkeypatch):
         return fused(q, k, v)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    answer(UNet(MNIST).eval(), pictures(MNIST), 5)
+    answer(UNet(MNIST).eval(), images(MNIST), 5)
     assert layouts == [[(True, 1, 64)] * 3] * 6, "2 on the way down, 1 in the middle, 3 on the way up"
 
 
 def test_a_new_network_says_zero_and_every_branch_starts_closed():
     model = UNet(TINY).eval()
-    assert not answer(model, pictures(TINY), 5).any()
+    assert not answer(model, images(TINY), 5).any()
     for name, p in model.named_parameters():
         closed = name.startswith("conv_out") or ".conv2." in name or ".proj_out." in name
         assert closed == (not p.any()) or name.endswith("bias"), name
@@ -268,7 +268,7 @@ def test_a_new_network_says_zero_and_every_branch_starts_closed():
 def test_the_gradient_reaches_every_parameter():
     for config in (TINY, MNIST):
         model = randomised(UNet(config), seed=2)
-        model(pictures(config, 2), torch.tensor([3, 900])).square().mean().backward()
+        model(images(config, 2), torch.tensor([3, 900])).square().mean().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         # a bias that is added to all keys alike changes no softmax; its gradient is rounding
         silent = [n for n, p in model.named_parameters() if p.grad.abs().max() < 1e-7 and not n.endswith(".k.bias")]
@@ -277,25 +277,23 @@ def test_the_gradient_reaches_every_parameter():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (9, 5), (28, 28), (13, 30), (4, 4)])
-def test_any_size_of_picture(size, channels):
+def test_any_size_of_image(size, channels):
     config = UNetConfig(8, channels, channels, 8, (1, 2, 2), 1, (4,), norm_groups=4)
     model = tiny_unet(config=config)
     xt = randn(2, channels, *size)
     together = model(xt, torch.tensor([1, 1000]))
     assert together.shape == xt.shape
-    # pictures of a batch do not see each other
+    # images of a batch do not see each other
     torch.testing.assert_close(together[1:], model(xt[1:], torch.tensor([1000])), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
-def test_a_picture_too_small_for_the_levels(patch):
+def test_an_image_too_small_for_the_levels(patch):
     config = UNetConfig(16, ch=8, ch_mult=(1, 1, 1), num_res_blocks=1, norm_groups=4, patch=patch)
     model, least, t = tiny_unet(config=config), 4 * patch, torch.tensor([5])
     assert model(randn(1, 1, least, least + patch), t).shape == (1, 1, least, least + patch)
     for size in [(least - patch, 16), (16, least - patch)]:
-        with pytest.raises(
-            ValueError, match=rf"3 levels need pictures of {least} x {least} pixels or more, got \(1, 1"
-        ):
+        with pytest.raises(ValueError, match=rf"3 levels need images of {least} x {least} pixels or more, got \(1, 1"):
             model(randn(1, 1, *size), t)
 
 
@@ -303,13 +301,13 @@ def test_a_picture_too_small_for_the_levels(patch):
 def test_any_resolution_down_to_one_pixel_levels(resolution):
     levels = min(3, resolution.bit_length())
     config = UNetConfig(resolution, ch=8, ch_mult=(1, 2, 1)[:levels], num_res_blocks=1, norm_groups=4)
-    assert answer(tiny_unet(config=config), pictures(config), 9).shape == (1, 1, resolution, resolution)
+    assert answer(tiny_unet(config=config), images(config), 9).shape == (1, 1, resolution, resolution)
 
 
 @pytest.mark.parametrize("ch_mult", [(2,), (3, 1), (2, 2, 1), (4, 3, 2, 1)])
 def test_a_first_level_wider_than_the_first_convolution(ch_mult):
     config = UNetConfig(8, ch=8, ch_mult=ch_mult, num_res_blocks=2, norm_groups=4)
-    model, xt = tiny_unet(config=config), pictures(config, 2)
+    model, xt = tiny_unet(config=config), images(config, 2)
     assert model.down[0].block[0].nin_shortcut.weight.shape == (8 * ch_mult[0], 8, 1, 1)
     assert model(xt, torch.tensor([1, 2])).shape == xt.shape
 
@@ -319,8 +317,8 @@ def test_more_channels_out_than_in():
     assert model(randn(2, 3, 8, 8), torch.tensor([1, 2])).shape == (2, 6, 8, 8)
 
 
-def test_time_matters_and_so_does_the_picture():
-    model, xt = tiny_unet(), pictures(TINY)
+def test_time_matters_and_so_does_the_image():
+    model, xt = tiny_unet(), images(TINY)
     assert relative(answer(model, xt, 10), answer(model, xt, 11)) > 1e-4
     assert relative(answer(model, xt, 10), answer(model, xt + 0.1, 10)) > 1e-3
 
@@ -333,7 +331,7 @@ def test_float64_in_float64_out():
 
 
 def test_dropout_is_drawn_in_training_only():
-    model, xt = tiny_unet(), pictures(TINY)
+    model, xt = tiny_unet(), images(TINY)
     assert torch.equal(answer(model, xt, 7), answer(model, xt, 7))
     model.train()
     assert not torch.equal(answer(model, xt, 7), answer(model, xt, 7))
@@ -355,7 +353,7 @@ def test_shapes_with_patches(patch, channels, out):
     assert model.conv_in.weight.shape == (8, channels * patch**2, 3, 3)
     assert model.conv_out.weight.shape == (out * patch**2, 8, 3, 3)
     assert len(model.down[1].attn) == 1, "attention where the patches, not the pixels, have that resolution"
-    assert model(pictures(config, 2), torch.tensor([1, 1000])).shape == (2, out, 16, 16)
+    assert model(images(config, 2), torch.tensor([1, 1000])).shape == (2, out, 16, 16)
 
 
 def test_the_network_works_on_the_patches():
@@ -399,7 +397,7 @@ def test_a_patch_of_one_pixel_is_the_original():
     assert UNetConfig(**older) == config, "files written before there were patches"
     a, b = tiny_unet(config=config), tiny_unet(config=one)
     assert {k: v.shape for k, v in a.state_dict().items()} == {k: v.shape for k, v in b.state_dict().items()}
-    assert torch.equal(answer(a, pictures(config), 7), answer(b, pictures(config), 7))
+    assert torch.equal(answer(a, images(config), 7), answer(b, images(config), 7))
 
 
 @settings(max_examples=12)
@@ -420,7 +418,7 @@ def test_sizes_that_are_no_multiple_of_the_patch(size):
 def test_the_gradient_reaches_every_parameter_through_patches():
     config = patched(2, 3)
     model = randomised(UNet(config), seed=2)
-    model(pictures(config, 2), torch.tensor([3, 900])).square().mean().backward()
+    model(images(config, 2), torch.tensor([3, 900])).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert model.conv_in.weight.grad.abs().amax(dim=(0, 2, 3)).min() > 0, "every pixel of a patch"
 
@@ -474,7 +472,7 @@ def test_a_configuration_survives_json():
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (2, 3, 8, 8), (2, 1, 1, 8, 8)])
-def test_pictures_of_the_wrong_shape(shape):
+def test_images_of_the_wrong_shape(shape):
     with pytest.raises(ValueError, match=r"xt must be \[B, 1, H, W\]"):
         tiny_unet()(torch.zeros(shape), torch.tensor([1, 1]))
 

@@ -44,7 +44,7 @@ def test_every_bin_gets_the_same_share_and_the_mean_stays():
     assert weighted.mean().item() == pytest.approx(loss(t).mean().item(), rel=0.1)
 
 
-def test_a_new_one_weighs_all_times_the_same_and_the_first_picture_counts():
+def test_a_new_one_weighs_all_times_the_same_and_the_first_image_counts():
     by_time = LossByTime(1000)
     assert torch.equal(by_time.weight(torch.arange(1, 1001)), torch.ones(1000))
     t = torch.tensor([500])
@@ -54,7 +54,7 @@ def test_a_new_one_weighs_all_times_the_same_and_the_first_picture_counts():
 
 def test_what_is_old_fades():
     by_time = observed(LossByTime(10, memory=640), lambda t: torch.ones_like(t).float(), batches=50)
-    observed(by_time, lambda t: torch.full(t.shape, 0.5), batches=10)  # 640 pictures: 1/e of the ones is left
+    observed(by_time, lambda t: torch.full(t.shape, 0.5), batches=10)  # 640 images: 1/e of the ones is left
     torch.testing.assert_close(by_time.mean(), torch.full((10,), 0.5 + 0.5 * 0.9**10), rtol=0.1, atol=0)
 
 

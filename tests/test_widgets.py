@@ -9,15 +9,15 @@ from PIL import Image
 from traitlets import TraitError
 
 from ddim_core.plots import png
-from ddim_core.widgets import PictureSlider, slider, two_sliders
+from ddim_core.widgets import ImageSlider, slider, two_sliders
 
 
-def picture(value):
+def grey(value):
     return Image.new("L", (4, 3), value)
 
 
 def grey_of(frame):
-    """The grey of a picture that a slider carries."""
+    """The grey of an image that a slider carries."""
     image = Image.open(io.BytesIO(base64.b64decode(frame, validate=True)))
     assert image.format == "WEBP"
     pixels = np.asarray(image.convert("L"))
@@ -27,16 +27,16 @@ def grey_of(frame):
 
 
 def five(**options):
-    return slider([picture(i) for i in range(5)], list("abcde"), [f"alt {i}" for i in range(5)], name="step", **options)
+    return slider([grey(i) for i in range(5)], list("abcde"), [f"alt {i}" for i in range(5)], name="step", **options)
 
 
 def table(**options):
-    frames = [[picture(10 * i + j) for j in range(3)] for i in range(2)]
+    frames = [[grey(10 * i + j) for j in range(3)] for i in range(2)]
     alts = [[f"{i} {j}" for j in range(3)] for i in range(2)]
     return two_sliders(frames, (["x", "y"], ["a", "b", "c"]), alts, names=("first", "second"), **options)
 
 
-def test_a_slider_carries_its_pictures():
+def test_a_slider_carries_its_images():
     box = five(start=3)
     state = box.get_state()
     assert state["names"] == ["step"]
@@ -58,8 +58,8 @@ def test_two_sliders_carry_a_table_row_by_row():
     assert table(width=90).get_state()["width"] == 90
 
 
-def test_a_picture_may_be_the_bytes_of_a_png():
-    images = [picture(i) for i in range(3)]
+def test_an_image_may_be_the_bytes_of_a_png():
+    images = [grey(i) for i in range(3)]
     ways = [slider(some, list("abc"), list("123"), name="x").frames for some in (images, [png(i) for i in images])]
     assert ways[0] == ways[1]
 
@@ -73,12 +73,12 @@ def test_no_pixel_changes(mode):
 
 
 def test_labels_may_repeat():
-    assert slider([picture(0)] * 3, ["same"] * 3, list("123"), name="x", start=1).index == 1
+    assert slider([grey(0)] * 3, ["same"] * 3, list("123"), name="x", start=1).index == 1
 
 
 def test_python_moves_it_and_the_browser_hears(monkeypatch):
     sent = []
-    monkeypatch.setattr(PictureSlider, "_send", lambda self, message, buffers=None: sent.append(message))
+    monkeypatch.setattr(ImageSlider, "_send", lambda self, message, buffers=None: sent.append(message))
     box = table()
     sent.clear()
     box.index, box.second_index = 1, 2
@@ -135,21 +135,21 @@ def test_in_a_terminal_it_is_one_line():
     noisy = Image.effect_noise((200, 200), 60)
     box = slider([noisy] * 3, ["10", "20", "30"], ["", "", ""], name="steps S", start=1)
     assert len(box.frames[0]) > 10_000
-    assert repr(box) == "<PictureSlider: steps S at 20; 3 pictures>"
-    assert repr(table(start=(1, 2))) == "<PictureSlider: first at y, second at c; 6 pictures>"
+    assert repr(box) == "<ImageSlider: steps S at 20; 3 images>"
+    assert repr(table(start=(1, 2))) == "<ImageSlider: first at y, second at c; 6 images>"
     data = box._repr_mimebundle_()[0]
     assert data["text/plain"] == repr(box)
     assert len(str(data)) < 400
 
 
-def test_the_state_holds_each_picture_once_and_no_layout_of_its_own():
+def test_the_state_holds_each_image_once_and_no_layout_of_its_own():
     box = five()
     state = str(box.get_state())
     assert [state.count(frame) for frame in box.frames] == [1] * 5
     assert not {key: value for key, value in box.layout.get_state().items() if key[0] != "_" and value is not None}
 
 
-THREE = [picture(i) for i in range(3)]
+THREE = [grey(i) for i in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ THREE = [picture(i) for i in range(3)]
     ],
 )
 def test_a_slider_that_cannot_be(frames, labels, alts, start):
-    with pytest.raises(ValueError, match=r"a slider needs two pictures or more|start must lie in 0\.\.2"):
+    with pytest.raises(ValueError, match=r"a slider needs two images or more|start must lie in 0\.\.2"):
         slider(frames, labels, alts, name="x", start=start)
 
 
@@ -181,7 +181,7 @@ def test_a_slider_that_cannot_be(frames, labels, alts, start):
     ],
 )
 def test_two_sliders_that_cannot_be(rows, labels, alts, start):
-    with pytest.raises(ValueError, match=r"rows of pictures|a slider needs|start must lie in"):
+    with pytest.raises(ValueError, match=r"rows of images|a slider needs|start must lie in"):
         two_sliders([THREE] * rows, labels, [["1", "2", "3"]] * alts, names=("a", "b"), start=start)
 
 

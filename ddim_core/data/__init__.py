@@ -1,8 +1,8 @@
 """Data sets as uint8 tensors `[N, C, H, W]`, and the one place where pixels change their range.
 
-MNIST is downloaded on demand into the cache, or taken from a folder; `mnist-10k` is the part of it that comes with the package: see
-`mnist`. `brush-kanji` and `kuzushiji` are folders of 64x64 pictures: see `kanji`. Any other folder of pictures is a data
-set, too: see `folder`.
+MNIST is downloaded on demand into the cache, or taken from a folder; `mnist-10k` is the part of it that comes with the
+package: see `mnist`. `brush-kanji` and `kuzushiji` are folders of 64x64 images: see `kanji`. Any other folder of images
+is a data set, too: see `folder`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..cache import cache
 from ..errors import DataError, UsageError
-from .folder import find_pictures, read_pictures, shown
+from .folder import find_images, read_images, shown
 from .kanji import read_folder
 from .mnist import read_mnist, read_shipped
 
@@ -43,15 +43,15 @@ ATTRIBUTION = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures and what is known of them.
+    """Images, and what is known about them.
 
     Attributes:
         images: uint8 `[N, C, H, W]`, 0 black to 255 white.
         labels: int64 `[N]`.
-        name, split: which data, "train" or "test". A folder's name is the one that it was asked for by.
+        name, split: which data, "train" or "test". A folder's name is the one that was asked for.
         classes: what each label stands for: a digit, a character, a subfolder ("." for the folder itself).
-        notes: what is worth saying: of a folder, what was passed over, how many pictures were enlarged; that files in
-            the layout of MNIST are not the original.
+        notes: what is worth saying: what was passed over in a folder, and how many of its images were enlarged; that
+            files in the layout of MNIST are not the original.
     """
 
     images: Tensor
@@ -66,14 +66,14 @@ class Dataset:
 
 
 def to_model(pixels: Tensor) -> Tensor:
-    """Pixels to the range in which the network works: uint8 0..255 or floats in [0, 1] to floats in [-1, 1]."""
+    """Pixels in the range that the network works in: uint8 0..255 or floats in [0, 1] to floats in [-1, 1]."""
     if pixels.dtype == torch.uint8:
         return pixels.float().div_(127.5).sub_(1)
     return pixels * 2 - 1
 
 
 def from_model(x: Tensor) -> Tensor:
-    """The way back: [-1, 1] to [0, 1]. What lies outside, as samples may, is cut off."""
+    """The way back: [-1, 1] to [0, 1]. Values outside, which samples may have, are clipped."""
     return ((x + 1) / 2).clamp(0, 1)
 
 
@@ -90,12 +90,13 @@ def fingerprint(images: Tensor) -> str:
 
 
 def is_folder(name: str | Path) -> bool:
-    """Whether a data set is a folder of pictures rather than known by its name.
+    """Whether a data set is a folder of images rather than known by its name.
 
-    Known names win over folders of that name; a path with a separator in it (`./mnist`), or a `Path`, is a folder.
+    Known names take precedence over folders of that name; a path with a separator in it (`./mnist`), or a `Path`, is a
+    folder.
 
     Raises:
-        DataError: it must be a folder, and is none. UsageError: it is neither a known name nor a folder.
+        DataError: it can only be a folder, and is not one. UsageError: it is neither a known name nor a folder.
     """
     if name in DATASETS:
         return False
@@ -103,10 +104,10 @@ def is_folder(name: str | Path) -> bool:
     if name and os.path.isdir(place):
         return True
     if name and os.path.exists(place):
-        raise DataError(f"{shown(place)} is not a folder: name the folder that holds the pictures")
+        raise DataError(f"{shown(place)} is not a folder: name the folder that holds the images")
     if isinstance(name, Path) or any(s in name for s in (os.sep, os.altsep) if s):
-        raise DataError(f"{shown(place)} is not there: name a folder of pictures")
-    raise UsageError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or name a folder of pictures")
+        raise DataError(f"{shown(place)} is not there: name a folder of images")
+    raise UsageError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or name a folder of images")
 
 
 def load_dataset(
@@ -118,22 +119,22 @@ def load_dataset(
     resolution: int | None = None,
     grey: bool = False,
 ) -> Dataset:
-    """Load a data set by name, or a folder of pictures.
+    """Load a data set by name, or a folder of images.
 
     Args:
         name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji", or a folder, see `is_folder` and `folder`.
             All but MNIST have a training split only.
-        root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. Without it
-            MNIST is downloaded into the cache, and fetched anew where it is damaged there; kanji are looked for where
-            `ddim data` puts them. In a folder that is named, other digits in MNIST's files are taken, with a note.
+        root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. By
+            default MNIST is downloaded into the cache, and again if it is damaged there; kanji are looked for where
+            `ddim data` puts them. In a folder given here, other digits in MNIST's files are accepted, with a note.
         split: "train" or "test".
-        limit: keep the first `limit` pictures, in order, of whatever class they are.
-        resolution, grey: of the pictures of a folder, which has no resolution of its own; only there.
+        limit: keep the first `limit` images, in order, whatever their class.
+        resolution, grey: for the images of a folder, which has no resolution of its own; for nothing else.
 
     Raises:
-        UsageError: unknown name or split, limit < 1, a folder without a resolution, or options that are not for this
-            data set. DataError: files missing under `root`, or not the data they should be; a picture that cannot be
-            read. UnavailableError: MNIST has to be downloaded and cannot be. DiskError: nor can it be written.
+        UsageError: unknown name or split, limit < 1, a folder without a resolution, or options that do not apply to
+            this data set. DataError: files missing under `root`, or not the data they should be; an image that cannot
+            be read. UnavailableError: MNIST has to be downloaded and cannot be. DiskError: it cannot be written.
     """
     folder = is_folder(name)
     if split not in ("train", "test") or (name != "mnist" and split != "train"):
@@ -144,10 +145,10 @@ def load_dataset(
         if root is not None:
             raise UsageError(f"--data is for a data set known by name, not for the folder {shown(name)}: leave it out")
         if resolution is None:
-            raise UsageError(f"the pictures of {shown(name)} need a resolution: give resolution=N")
-        return _own_pictures(name, limit, resolution, grey)
+            raise UsageError(f"the images of {shown(name)} need a resolution: give resolution=N")
+        return _own_images(name, limit, resolution, grey)
     if resolution is not None or grey:
-        raise UsageError(f"--resolution and --grey are for a folder of pictures, not for {name!r}: leave them out")
+        raise UsageError(f"--resolution and --grey are for a folder of images, not for {name!r}: leave them out")
     if name in ("brush-kanji", "kuzushiji"):
         images, labels, characters = read_folder(cache() / name if root is None else root, limit)
         return Dataset(images, labels, name, split, tuple(characters))
@@ -159,9 +160,9 @@ def load_dataset(
     return Dataset(images[:limit], labels[:limit], name, split, notes=(note,) if note else ())
 
 
-def _own_pictures(name: str | Path, limit: int | None, resolution: int, grey: bool) -> Dataset:
-    found = find_pictures(name)
-    images, labels, enlarged = read_pictures(found, resolution=resolution, grey=grey, limit=limit)
+def _own_images(name: str | Path, limit: int | None, resolution: int, grey: bool) -> Dataset:
+    found = find_images(name)
+    images, labels, enlarged = read_images(found, resolution=resolution, grey=grey, limit=limit)
     size = f"{resolution}x{resolution}"
-    notes = [found.note(), f"enlarged: {enlarged} of {len(images)} pictures, smaller than {size}" if enlarged else ""]
+    notes = [found.note(), f"enlarged: {enlarged} of {len(images)} images, smaller than {size}" if enlarged else ""]
     return Dataset(images, labels, str(name), "train", found.classes, tuple(note for note in notes if note))

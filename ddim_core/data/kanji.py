@@ -1,6 +1,6 @@
-"""Pictures of kanji, 64x64, white on black, in the folder layout of the Kuzushiji-Kanji archive.
+"""Images of kanji, 64x64, white on black, in the folder layout of the Kuzushiji-Kanji archive.
 
-    FOLDER/kkanji2/U+9F8D/3f0c9a51e07b2d84.png        one folder a character, sixteen hexadecimal digits a picture
+    FOLDER/kkanji2/U+9F8D/3f0c9a51e07b2d84.png        one folder per character, sixteen hexadecimal digits per image
 
 `render_brush` draws such a folder from brush fonts that are in the public domain; the archive of Kuzushiji-Kanji holds
 one, see `kuzushiji`. `read_folder` reads both.
@@ -24,7 +24,7 @@ from torch import Tensor
 from ..cache import cannot_write
 from ..errors import DataError, UnavailableError
 from ..files import temporary_name
-from .folder import is_hidden, open_picture
+from .folder import is_hidden, open_image
 
 __all__ = [
     "BRUSH_FONTS",
@@ -58,11 +58,11 @@ def find_fonts(folder: str | Path | None = None) -> list[Path]:
     """The brush fonts, in the order of `BRUSH_FONTS`.
 
     Args:
-        folder: where to look, with all folders below; left out, where Debian and Ubuntu put fonts, and in the home
-            directory, whose fonts are preferred.
+        folder: where to look, subfolders included; by default, where Debian and Ubuntu put fonts, and in the home
+            directory, whose fonts take precedence.
 
     Raises:
-        UnavailableError: one or more are not there; the message says how to install them.
+        UnavailableError: one or more are missing; the message says how to install them.
     """
     places = [Path(os.path.expanduser(p)) for p in (_FONT_FOLDERS if folder is None else (folder,))]
     there = {path.name: path for place in places for path in sorted(place.rglob("*.ttf"))}
@@ -81,14 +81,14 @@ def render_brush(
 ) -> dict[str, int]:
     """Draw every kanji of the brush fonts once, and write them as `FOLDER/kkanji2/U+XXXX/<16 hex>.png`.
 
-    Each is cropped, fitted into 58 x 58 pixels and centred. Glyphs that the font lists but leaves empty are left out,
-    and so is a picture that came before, as where two code points share one glyph (old and new forms of a character,
+    Each is cropped, fitted into 58 x 58 pixels and centred. Glyphs that a font lists but leaves empty are left out,
+    and so is an image that is there already, as when two code points share one glyph (old and new forms of a character,
     in the cursive font). The same fonts and the same Pillow give the same files.
 
     Args:
-        folder: where `kkanji2` is made; it appears when all pictures are written.
+        folder: where `kkanji2` is made; it appears once all images are written.
         fonts: see `find_fonts`.
-        report: called after each font with its file's name, the pictures kept and the kanji it lists.
+        report: called after each font with its file's name, the images kept and the kanji it lists.
 
     Returns:
         {"drawn", "listed", "empty", "duplicates", "characters"}: how many.
@@ -126,7 +126,7 @@ def render_brush(
 
 
 def _glyphs(path: Path) -> Iterator[tuple[int, Image.Image | None]]:
-    """(code point, picture or None if its glyph is empty) for every kanji that the font lists, in order."""
+    """(code point, image or None if its glyph is empty) for every kanji that the font lists, in order."""
     from fontTools.ttLib import TTFont
 
     try:
@@ -136,13 +136,13 @@ def _glyphs(path: Path) -> Iterator[tuple[int, Image.Image | None]]:
             raise ValueError("it lists no kanji")
         face = ImageFont.truetype(str(path), _DRAWN, layout_engine=ImageFont.Layout.BASIC)
         for code in codes:
-            yield code, _picture(chr(code), face)
-    except Exception as error:  # fontTools and FreeType raise many kinds for a damaged or foreign file
+            yield code, _image(chr(code), face)
+    except Exception as error:  # fontTools and FreeType raise many kinds of error for a damaged or foreign file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be read as a font ({reason}): install it again") from error
 
 
-def _picture(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
+def _image(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None:
     canvas = Image.new("L", (2 * _DRAWN, 2 * _DRAWN))
     ImageDraw.Draw(canvas).text((_DRAWN // 2, _DRAWN // 2), character, fill=255, font=face)
     box = canvas.getbbox()
@@ -151,9 +151,9 @@ def _picture(character: str, face: ImageFont.FreeTypeFont) -> Image.Image | None
     glyph = canvas.crop(box)
     scale = _FITS / max(glyph.size)
     size = tuple(max(1, round(side * scale)) for side in glyph.size)
-    picture = Image.new("L", (SIZE, SIZE))
-    picture.paste(glyph.resize(size, Image.Resampling.LANCZOS), tuple((SIZE - side) // 2 for side in size))
-    return picture
+    image = Image.new("L", (SIZE, SIZE))
+    image.paste(glyph.resize(size, Image.Resampling.LANCZOS), tuple((SIZE - side) // 2 for side in size))
+    return image
 
 
 def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
@@ -163,10 +163,10 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
 
     Args:
         folder: one that holds `kkanji2`.
-        limit: read the first `limit` pictures only; characters are listed all the same.
+        limit: read the first `limit` images only; characters are listed all the same.
 
     Raises:
-        DataError: no such folder, a character without pictures, or a picture that is not a 64x64 grey PNG.
+        DataError: no such folder, a character without images, or an image that is not a 64x64 grey PNG.
     """
     root = Path(os.path.expanduser(folder)) / FOLDER
     if not root.is_dir():
@@ -180,27 +180,27 @@ def read_folder(folder: str | Path, limit: int | None = None) -> tuple[Tensor, T
     files = []
     for label, name in enumerate(classes):
         place = root / name
-        pictures = (
+        names = (
             sorted(p for p in os.listdir(place) if p.endswith(".png") and not is_hidden(p)) if place.is_dir() else []
         )
-        if not pictures:
-            raise DataError(f"{place} holds no pictures, so {root} is not whole: remove it and get the data anew")
-        files += [(label, f"{place}/{p}") for p in pictures]
+        if not names:
+            raise DataError(f"{place} holds no images, so {root} is incomplete: remove it and get the data again")
+        files += [(label, f"{place}/{p}") for p in names]
     if not files:
-        raise DataError(f"{root} holds no pictures (U+XXXX/*.png): remove it and get the data anew")
+        raise DataError(f"{root} holds no images (U+XXXX/*.png): remove it and get the data again")
     files = files[:limit]
     images = np.empty((len(files), 1, SIZE, SIZE), np.uint8)
     for image, (_, path) in zip(images, files, strict=True):
-        with open_picture(path) as f:
+        with open_image(path) as f:
             image[0] = read_png(f.read(), path)
     labels = torch.tensor([label for label, _ in files])
     return torch.from_numpy(images), labels, [chr(int(name[2:], 16)) for name in classes]
 
 
 def read_png(content: bytes, name: str) -> np.ndarray:
-    """The pixels of a picture, uint8 `[64, 64]`. Raises DataError, which names it: not a 64x64 grey PNG, or damaged."""
+    """The pixels of an image, uint8 `[64, 64]`. Raises DataError, which names it: not a 64x64 grey PNG, or damaged."""
     try:
-        # Pillow's warnings are of large pictures, which are refused below
+        # Pillow warns about large images, which are refused below
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.mode == "L" and image.size == (SIZE, SIZE):
                 return np.asarray(image)
@@ -209,12 +209,12 @@ def read_png(content: bytes, name: str) -> np.ndarray:
         problem = "not a PNG"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         problem = f"not a readable PNG ({error})"
-    raise DataError(f"{name} is {problem}: get the data anew")
+    raise DataError(f"{name} is {problem}: get the data again")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes its place only when all went well; what was half-written is removed.
+    """A folder to fill, which takes its place only if all went well; anything half-written is removed.
 
     Raises:
         DataError: `path` exists already. DiskError: it cannot be written.

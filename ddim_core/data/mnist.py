@@ -1,7 +1,7 @@
 """MNIST: four files, downloaded on demand or taken from a folder (`FOLDER/MNIST/raw/...`, as torchvision lays them out).
 
-What is downloaded is known by its sha256. A folder that somebody names may hold other digits in the same format; then
-that is said. The first 10,000 training images come with the package, for machines with no network.
+Downloads are verified by their sha256. A folder that you name may hold other digits in the same format; a note then
+says so. The first 10,000 training images come with the package, for machines without a network connection.
 """
 
 import gzip
@@ -42,16 +42,16 @@ _SHIPPED = "mnist_train_10k.npy.gz"
 
 
 def read_mnist(folder: str | Path, split: str, *, download: bool) -> tuple[Tensor, Tensor, str]:
-    """(uint8 `[N, 1, 28, 28]`, labels int64 `[N]`, what is to be said of them) of a split, "train" or "test".
+    """(uint8 `[N, 1, 28, 28]`, labels int64 `[N]`, a note on them) of a split, "train" or "test".
 
     Args:
         folder: one that holds `MNIST/raw`.
-        download: fetch what is missing or is not the original; else take what is there, and say so if it is another
-            (an empty line means that it is the original).
+        download: fetch what is missing or is not the original; otherwise take what is there, with a note if it is not
+            the original (an empty note means that it is).
 
     Raises:
-        UnavailableError: it has to be downloaded and cannot be. DiskError: nor written. DataError: files missing or not
-            what they should be.
+        UnavailableError: it has to be downloaded and cannot be. DiskError: it cannot be written. DataError: files are
+            missing or not what they should be.
     """
     raw = Path(os.path.expanduser(folder)) / "MNIST" / "raw"
     if not download and (missing := [n for part in FILES.values() for n in part if not (raw / n).is_file()]):
@@ -68,11 +68,11 @@ def read_mnist(folder: str | Path, split: str, *, download: bool) -> tuple[Tenso
     if tuple(images.shape) != (COUNT[split], 28, 28) or len(labels) != len(images):
         raise DataError(
             f"{raw}: the {split} files hold {(len(images), 1, *images.shape[1:])} images and {len(labels)} labels instead "
-            f"of {COUNT[split]} of 28x28: get them anew"
+            f"of {COUNT[split]} of 28x28: get them again"
         )
     if labels.max() > 9:
         name = list(FILES[split])[1]
-        raise DataError(f"{raw / name} has labels up to {labels.max()}, not 0 to 9: get it anew")
+        raise DataError(f"{raw / name} has labels up to {labels.max()}, not 0 to 9: get it again")
     note = f"{raw}: not the original MNIST ({' and '.join(other)}: another sha256)" if other else ""
     return torch.from_numpy(images)[:, None], torch.from_numpy(labels).long(), note
 
@@ -93,20 +93,20 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}): get it anew") from error
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): get it again") from error
     head = 4 + 4 * ndim
     shape = tuple(np.frombuffer(content[4:head], ">u4").tolist()) if len(content) >= head else ()
     if content[:4] != bytes([0, 0, 8, ndim]) or len(shape) != ndim:
-        raise DataError(f"{path} is not a file of MNIST (it does not begin as one): get it anew")
+        raise DataError(f"{path} is not an MNIST file (it does not begin like one): get it again")
     expected = int(np.prod(shape, dtype=object))
     if len(content) - head != expected:
         found = f"{len(content) - head} bytes of values instead of {expected}"
-        raise DataError(f"{path} is not whole ({found}): get it anew")
+        raise DataError(f"{path} is not of the right length ({found}): get it again")
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
 
 
 def _fetch(path: Path, digest: str) -> None:
-    """Download one file, which takes its place when it is whole and verified. Raises UnavailableError, DiskError."""
+    """Download one file, which takes its place once it is complete and verified. Raises UnavailableError, DiskError."""
     can_be_written(path.parent)
     reasons = []
     for mirror in MIRRORS:
@@ -118,7 +118,7 @@ def _fetch(path: Path, digest: str) -> None:
         if hashlib.sha256(content).hexdigest() == digest:
             write_atomically(path, content)
             return
-        reasons.append("another file came")
+        reasons.append("another file arrived")
     damaged = f"; {path} is damaged" if path.exists() else ""
     raise UnavailableError(
         f"MNIST cannot be downloaded ({path.name}: {reasons[0]}{damaged}): give a folder that has it with --data FOLDER, "
@@ -149,7 +149,7 @@ def read_shipped() -> tuple[Tensor, Tensor]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{assets} is not whole ({type(error).__name__}: {reason}): install the package again"
+            f"{assets} is incomplete ({type(error).__name__}: {reason}): install the package again"
         ) from error
     if hashlib.sha256(raw).hexdigest() != expected:
         raise DataError(f"{assets / _SHIPPED} is damaged (sha256 differs from the manifest): install the package again")

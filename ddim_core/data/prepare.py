@@ -9,11 +9,11 @@ from ..cache import cache
 from ..errors import DataError, UsageError
 from ..files import sha256_file
 from . import kanji, kuzushiji
-from .folder import class_of, find_pictures, shown, survey
+from .folder import class_of, find_images, shown, survey
 
 __all__ = ["prepare"]
 
-_CLASSES_NAMED = 20  # of a folder; of more, the number
+_CLASSES_NAMED = 20  # of a folder's; beyond that, only how many there are
 
 
 def prepare(
@@ -25,17 +25,18 @@ def prepare(
     count: int | None = None,
     say: Callable[[str], object] = print,
 ) -> None:
-    """Fetch, make or check a data set, and say what it is; of a folder of pictures, what lies in it.
+    """Fetch, make or check a data set, and describe it; for a folder of images, what it contains.
 
     Args:
         name: of a data set, or a folder, see `load_dataset`.
-        folder: where the data set is, or where it goes; left out, a cache in the home directory.
-        fonts: where brush-kanji finds its fonts. archive: kkanji.tar, if it is on this machine already.
-        count: pictures of another archive than the real Kuzushiji-Kanji.
-        say: is told each line.
+        folder: where the data set is, or where it goes; by default, a cache in the home directory.
+        fonts: where brush-kanji finds its fonts. archive: kkanji.tar, if it is already on this machine.
+        count: images in an archive other than the real Kuzushiji-Kanji.
+        say: called with each line.
 
     Raises:
-        UsageError: an option of another data set. Else as `load_dataset`, `kanji.render_brush`, `kuzushiji.unpack`.
+        UsageError: an option for another data set. Otherwise as `load_dataset`, `kanji.render_brush` and
+            `kuzushiji.unpack`.
     """
     for option, value, of in (
         ("fonts", fonts, "brush-kanji"),
@@ -70,15 +71,15 @@ def prepare(
 
 
 def _describe(name: str, say: Callable[[str], object]) -> None:
-    found = find_pictures(name)
+    found = find_images(name)
     sizes, grey = survey(found)
     n = len(sizes)
     low, high = ("{}x{}".format(*f(sizes, key=lambda size: size[0] * size[1])) for f in (min, max))
     size = low if low == high else f"{low} to {high}"
-    say(f"{shown(name)}: {n} pictures of {size}, {n - grey} colour, {grey} grey")
-    counts = Counter(map(class_of, found.pictures))
+    say(f"{shown(name)}: {n} images of {size}, {n - grey} colour, {grey} grey")
+    counts = Counter(map(class_of, found.images))
     if found.classes == (".",):
-        say("no subfolders with pictures, so one class")
+        say("no subfolders with images, so one class")
     else:
         some = ", ".join(f"{shown(c)} {counts[c]}" for c in found.classes[:_CLASSES_NAMED])
         say(f"{len(found.classes)} classes: {some}{', ...' if len(found.classes) > _CLASSES_NAMED else ''}")
@@ -89,7 +90,7 @@ def _describe(name: str, say: Callable[[str], object]) -> None:
 def _draw(folder: Path, fonts: str | Path | None, say: Callable[[str], object]) -> None:
     report = lambda font, kept, listed: say(f"{font}: {kept} of {listed} kanji")  # noqa: E731
     n = kanji.render_brush(folder, fonts, report=report)
-    say(f"left out: {n['empty']} empty glyphs, {n['duplicates']} pictures that came before")
+    say(f"left out: {n['empty']} empty glyphs, {n['duplicates']} duplicates")
 
 
 def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[str], object]) -> None:
@@ -108,8 +109,8 @@ def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[s
         raise DataError(f"{archive}: no such file: name kkanji.tar with --archive")
     digest, reported = sha256_file(archive), kuzushiji.REPORTED_SHA256
     say(f"{archive}: sha256 {digest}")
-    same = "the sha256 that" if digest == reported else f"another sha256 than the {reported} that"
-    say(f"{same} a user of the archive reported; its makers publish none, so this decides nothing")
+    same = "the sha256 that" if digest == reported else f"not the sha256 {reported} that"
+    say(f"{same} a user of the archive reported; its makers publish none, so this proves nothing")
     kuzushiji.unpack(archive, folder, count=count)
     if not given:
-        archive.unlink()  # all of it is in the folder now
+        archive.unlink()  # all of it is now in the folder

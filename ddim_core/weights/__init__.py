@@ -29,8 +29,8 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
     Args:
         name: "mnist" and "kanji" come with the package. "cifar10", the original model's weights of 143 MB, is
             downloaded once; so are "google/ddpm-cifar10-32", the same network from the Hugging Face hub, and its
-            larger kin, as "google/ddpm-celebahq-256", with @REVISION if a certain one is wanted.
-        device: where the model goes; the CPU if left out.
+            larger relatives such as "google/ddpm-celebahq-256", with @REVISION for a particular one.
+        device: where the model goes; by default the CPU.
 
     Raises:
         UsageError: an unknown name. CheckpointError: the file is missing, damaged, or not the manifest's.
@@ -50,26 +50,26 @@ def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module
 def load_weights(path: str | Path, device: str | torch.device | None = None) -> tuple[UNet, Schedule]:
     """Load a file that `export` wrote, as (model in evaluation mode, schedule).
 
-    Raises CheckpointError: no such file, a damaged one, or one of another network than it says.
+    Raises CheckpointError: no such file, a damaged one, or one whose tensors are not those of the network it describes.
     """
     path = Path(os.path.expanduser(path))
     return build(path, *load_tensors(path), device)
 
 
 def verified(name: str) -> Path:
-    """The file of weights that come with the package. Raises as `load_pretrained`."""
+    """The verified file of weights that come with the package. Raises as `load_pretrained`."""
     return resolve(name, "shipped")
 
 
 def describe(name: str) -> dict:
-    """Configuration, provenance and sha256 of weights by name or path. Downloads nothing; else raises as `load`."""
+    """Configuration, provenance and sha256 of weights, by name or path. Downloads nothing; else raises as `load`."""
     place = find(name)
     path, description = place.cached(), place.about
     if description:
         description["provenance"]["file"] = path and str(path)
     else:
         _, tensors, description = read(path)
-        if description.get("kind") == KIND:  # a checkpoint, the classifier have other networks
+        if description.get("kind") == KIND:  # a checkpoint and the classifier hold other networks
             build(path, tensors, description)
     return {**description, "sha256": path and sha256_file(path)}
 
@@ -78,9 +78,9 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
     """Turn a training checkpoint into a file of weights; returns its description.
 
     Args:
-        checkpoint: `last.safetensors` of a run, or the run's folder; `starts.jsonl` beside it, if there, goes into the
-            provenance.
-        average: take the averaged weights (EMA), else those of the last step.
+        checkpoint: `last.safetensors` of a run, or the run's folder; `starts.jsonl` beside it, if present, goes into
+            the provenance.
+        average: take the averaged weights (EMA), or those of the last step.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or a number in it is not finite in fp16. DiskError: `out`
@@ -94,7 +94,7 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         largest = tensors[prefix + broken[0]].abs().max().item()
         raise CheckpointError(
-            f"{checkpoint}: {broken[0]!r} reaches {largest:.3g}, and fp16, in which weights are stored, ends at 65504: "
+            f"{checkpoint}: {broken[0]!r} reaches {largest:.3g}, and fp16, which weights are stored in, only reaches 65504: "
             "train it again with a smaller --lr"
         )
     starts = checkpoint.with_name("starts.jsonl")

@@ -1,6 +1,6 @@
 """Files from elsewhere, verified: over http by pooch, from the Hugging Face hub by its own client.
 
-Both keep what they fetched and compare its hash every time, show progress on a terminal only, and end in one line.
+Both keep what they have fetched and check its hash every time, show progress on a terminal only, and fail in one line.
 """
 
 import contextlib
@@ -18,28 +18,28 @@ __all__ = ["fetch_hub", "fetch_url", "hub_url"]
 
 RETRIES = 2
 TIMEOUT = 30  # seconds without an answer
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # its faults that may name no file
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # errors of a disk that may name no file
 
 
 def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
-    """The file of an address at `path`, where it is downloaded to unless it is there.
+    """The file at a URL, downloaded to `path` unless it is there already.
 
     Args:
-        digest: "md5:..." or "sha256:..." of the file. It takes its place when it is whole and verified.
-        remedy: what to do where a download is not possible.
+        digest: "md5:..." or "sha256:..." of the file. It takes its place once it is complete and verified.
+        remedy: what to do if a download is not possible.
 
     Raises:
-        UnavailableError: it cannot be downloaded, or something else comes. DiskError: it cannot be written.
+        UnavailableError: it cannot be downloaded, or something else arrives. DiskError: it cannot be written.
     """
     import pooch  # with requests, a fifth of a second of imports, needed here only
     import requests
     from tqdm import tqdm
 
     algorithm = digest.split(":")[0]
-    sweep(path.parent, "tmp????????")  # as pooch names what it has not finished
+    sweep(path.parent, "tmp????????")  # pooch's names for what it has not finished
 
     def download(url: str, file: str, cache: pooch.Pooch) -> None:
-        """To a temporary file of pooch's, which it moves to its place, or removes if this raises."""
+        """Into a temporary file of pooch's, which it moves into place, or removes if this raises."""
         with requests.get(url, stream=True, timeout=TIMEOUT) as response, open(file, "wb") as f:
             response.raise_for_status()
             size = int(response.headers.get("Content-Length", 0)) or None
@@ -47,10 +47,10 @@ def fetch_url(url: str, path: Path, digest: str, remedy: str) -> Path:
             with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 for chunk in response.iter_content(1 << 20):
                     if f.tell() == 0 and chunk.lstrip().startswith(b"<"):
-                        raise _unavailable(url, "a web page came instead of the file", remedy)
+                        raise _unavailable(url, "a web page arrived instead of the file", remedy)
                     bar.update(f.write(chunk))
-        if f"{algorithm}:{pooch.file_hash(file, algorithm)}" != digest:  # here: to try again would be no use
-            raise _unavailable(url, f"another file came: its {algorithm} differs", remedy)
+        if f"{algorithm}:{pooch.file_hash(file, algorithm)}" != digest:  # here, since trying again would be no use
+            raise _unavailable(url, f"another file arrived: its {algorithm} differs", remedy)
 
     cache = pooch.create(path.parent, "", registry={path.name: digest}, urls={path.name: url}, retry_if_failed=RETRIES)
     with _one_line(url, remedy, f"{path}", "DDIM_CORE_CACHE", pooch.get_logger()):
@@ -61,13 +61,16 @@ def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], rem
     """The first of these files that a repository of the hub has, config.json beside it, from the hub's own cache if
     it is there; and what it was compared with, in words.
 
-    The hub states the sha256 of every large file, and its library names the cached copy after it. Where the cache has no
-    symbolic links and so no such name, the hub is asked; if it does not answer, the copy is taken as it is. With a
-    commit for the revision the file is always the same; None asks for "main", and takes what is cached of it where the
-    hub does not answer.
+    The hub states the sha256 of every large file, and its library names the cached copy after it. If the cache has no
+    symbolic links, and so no such name, the hub is asked; if it does not answer, the copy is taken as it is. With a
+    commit as the revision the file is always the same; None asks for "main", and takes what is cached of it if the hub
+    does not answer.
+
+    Args:
+        remedy: as in `fetch_url`.
 
     Raises:
-        UnavailableError: as `fetch_url`; remedy, too. DiskError: the cache cannot be written.
+        UnavailableError: as `fetch_url`. DiskError: the cache cannot be written.
     """
     import huggingface_hub as hub  # half a second of imports, needed here only
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -96,18 +99,18 @@ def fetch_hub(repository: str, revision: str | None, files: tuple[str, ...], rem
     url = hub_url(repository, revision)
     with _one_line(url, remedy, "the hub's cache", "HF_HOME", logging.get_logger()):
         commit = get("config.json", revision).parent.name
-        for _ in range(2):  # a damaged copy is fetched anew
+        for _ in range(2):  # a damaged copy is fetched again
             path = first_there(commit)
             found, right = sha256_file(path), stated(path, commit)
             if right in (found, None):
                 return path, f"sha256:{found}, {'as the hub states it' if right else 'not compared: the hub is silent'}"
             path.resolve().unlink()
             path.unlink(missing_ok=True)
-        raise _unavailable(url, "another file came: its sha256 differs from the stated one", remedy)
+        raise _unavailable(url, "another file arrived: its sha256 differs from the stated one", remedy)
 
 
 def hub_url(repository: str, revision: str | None) -> str:
-    """The page of a repository on the hub, or on its mirror that HF_ENDPOINT names."""
+    """The page of a repository on the hub, or on the mirror that HF_ENDPOINT names."""
     return f"{_endpoint()}/{repository}" + (f"/tree/{revision}" if revision else "")
 
 
@@ -117,9 +120,9 @@ def _endpoint() -> str:
 
 @contextlib.contextmanager
 def _one_line(url: str, remedy: str, place: str, setting: str, logger: Logger) -> Iterator[None]:
-    """Whatever a client raises inside, a kind of its own or one of Python's, becomes an error of ours; its log is silent."""
+    """Inside, whatever a client raises, its own kind of error or Python's, becomes one of ours; its log is silent."""
     level = logger.level
-    logger.setLevel("ERROR")  # they tell of every retry
+    logger.setLevel("ERROR")  # they report every retry
     try:
         yield
     except DDIMError:
@@ -130,7 +133,7 @@ def _one_line(url: str, remedy: str, place: str, setting: str, logger: Logger) -
         ):
             reason = f"cannot write {error.filename or place} ({' '.join(str(error.strerror or error).split())})"
             raise DiskError(f"{reason}: free some space or set {setting}") from error
-        # without the accounts of their retries, of urllib3 and of the hub's client
+        # without what urllib3 and the hub's client say about their retries
         cause = getattr(next(iter(error.args), None), "reason", None) or error
         if type(error).__name__ == "LocalEntryNotFoundError":
             cause = error.__cause__ or error

@@ -1,9 +1,9 @@
-"""Files of weights, read once: the format is seen from what a file holds.
+"""Files of weights, read once: the format is recognised by what a file holds.
 
 Ours, as `export` writes it, describes its network. Public weights come in two formats. A: a file of tensors with the
-names of our own U-Net, as the PyTorch port of the DDPM weights has it; it says nothing more. B: a folder as diffusers
-writes it, `diffusion_pytorch_model.safetensors` or `.bin` and `config.json`, from which the network is derived. Both
-hold networks trained on times 0, ..., T - 1 instead of 1, ..., T: see `Adapter`.
+names of our own U-Net, as in the PyTorch port of the DDPM weights; it says nothing more. B: a folder that diffusers
+wrote, `diffusion_pytorch_model.safetensors` or `.bin` and `config.json`, from which the network is derived. Both hold
+networks trained with 0-based timesteps 0, ..., T - 1 instead of 1, ..., T: see `Adapter`.
 """
 
 import os
@@ -37,15 +37,17 @@ def load_public(
     """Load public weights that lie on this machine, as (model in evaluation mode, schedule).
 
     Args:
-        path: a file in format A (.pt, .pth, .ckpt, .bin, .safetensors), or a folder in format B, alone or in that of a
-            whole pipeline, or its file of tensors. Of a checkpoint of the DDIM authors' code the average is taken.
-        device: where the model goes; the CPU if left out.
-        config: the network of a file in format A; left out, `CIFAR10`. Format B says it in config.json, which must
-            agree if it is given here too (dropout, which plays no part in sampling, aside).
+        path: a file in format A (.pt, .pth, .ckpt, .bin, .safetensors), or a folder in format B, alone or inside that
+            of a whole pipeline, or its file of tensors. From a checkpoint of the DDIM authors' code the average is
+            taken.
+        device: where the model goes; by default the CPU.
+        config: the network of a file in format A; by default `CIFAR10`. Format B states it in config.json, with which
+            one given here must agree (apart from dropout, which plays no part in sampling).
 
     Raises:
-        CheckpointError: no such file, a damaged one, one that holds more than tensors (it is never run), the tensors
-            of another network, or not finite, or settings that our network or schedule does not have.
+        CheckpointError: no such file, a damaged one, one that holds more than tensors (code in it is never run),
+            tensors that are not finite or belong to another network, or settings that our network or schedule does not
+            have.
     """
     path, tensors, description = read(path, config)
     if description.get("kind") == KIND and "times" not in description:
@@ -56,7 +58,7 @@ def load_public(
 def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict[str, Tensor], dict]:
     """Read a file of weights: (the file, its tensors under our names, its description: "kind", "unet", "schedule").
 
-    Whether the tensors are those of the network described is seen by `build`. Else as `load_public`, of our files too.
+    `build` checks that the tensors are those of the network described. Otherwise as `load_public`, for our files too.
     """
     path = file_of(path)
     if path.suffix == ".safetensors":
@@ -79,7 +81,7 @@ def read(path: str | Path, config: UNetConfig | None = None) -> tuple[Path, dict
 
 
 def file_of(path: str | Path) -> Path:
-    """The file of tensors, where a folder is named: in format B, of a pipeline, of a run; ~ is the home directory."""
+    """The file of tensors, if a folder is given: in format B, of a pipeline, of a run; ~ is the home directory."""
     path = Path(os.path.expanduser(path))
     if not os.path.isdir(path):
         return path
@@ -98,21 +100,21 @@ def build(
 ) -> tuple[nn.Module, Schedule]:
     """The network that is described, with these tensors, as (model in evaluation mode, schedule).
 
-    It takes no memory before its tensors are known to be those of the file `path`. Raises CheckpointError: the
-    description is of something else, makes no network, or one of other tensors; or one of these is not finite.
+    It takes no memory before the tensors, those of the file `path`, are known to fit. Raises CheckpointError: the
+    description is of something else, defines no network, or one with other tensors; or a tensor is not finite.
     """
     if description.get("kind") != KIND:
         training = description.get("kind") == "training"
         remedy = f": turn it into weights with `ddim export {path} --out FILE.safetensors`" if training else ""
         raise CheckpointError(f"{path} holds {description.get('kind')!r}, not {KIND!r}{remedy}")
     shifted = "times" in description
-    verdict = "it is of another network" if shifted else "it does not hold the weights of the network it describes"
+    verdict = "it belongs to another network" if shifted else "it does not hold the weights of the network it describes"
     try:
         config, times = UNetConfig(**description["unet"]), description["schedule"]
         if times["T"] > _LARGEST_T:
             raise ValueError(f"T = {times['T']}")
         schedule = Schedule.linear(**times)
-        if (blocks := len(config.ch_mult) * config.num_res_blocks) > len(tensors):  # which have eight each at the least
+        if (blocks := len(config.ch_mult) * config.num_res_blocks) > len(tensors):  # each of which has at least eight
             raise ValueError(f"{blocks} residual blocks, {len(tensors)} tensors")
         with torch.device("meta"):
             net = UNet(config)
@@ -156,14 +158,14 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch
 
 
 def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """The tensors of a file that torch saved, and a note where it holds more of them than one network's."""
+    """The tensors of a file that torch saved, and a note if it holds more of them than one network's."""
     if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that torch did not write: they are refused anyway
+            warnings.simplefilter("ignore")  # about pickles that torch did not write: they are refused anyway
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a cut or foreign file
+    except Exception as error:  # torch raises many kinds of error for a truncated or foreign file
         reason = f"not a file of tensors ({_first_line(error)})"
         if isinstance(error, pickle.UnpicklingError):
             reason = "holds more than tensors (code in it is never run)"
@@ -171,8 +173,10 @@ def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
     note = {}
     if isinstance(state, list) and len(state) in (4, 5):
         # the DDIM authors' [network, optimiser, epoch, step], and the average of the network where there is one
-        note = {"note": f"a checkpoint of the DDIM authors' code, its {'average' if state[4:] else 'last step'} taken"}
+        note = {
+            "note": f"a checkpoint of the DDIM authors' code, its {'average' if state[4:] else 'last step'} is taken"
+        }
         state = state[4] if state[4:] else state[0]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{path} does not hold named tensors alone: it is of another network")
+        raise CheckpointError(f"{path} does not hold only named tensors: it belongs to another network")
     return dict(state), note

@@ -1,10 +1,10 @@
 """Names of weights, and the verified file that each stands for.
 
-`find` is the one place that looks at a name. What it returns, a `Local`, a `Source` or a `Hub`, has
+`find` is the only place that interprets a name. What it returns, a `Local`, a `Source` or a `Hub`, has
 
     fetch()     (the file, downloaded if it is not here, and verified; what it was compared with, in words)
     cached()    the file if it is here, else None
-    about       the description of weights whose file need not be here; None where the file says what it holds
+    about       the description of weights whose file need not be here; None if the file says what it holds
 """
 
 import os
@@ -33,7 +33,7 @@ or --weights PATH"""
 
 @dataclass(frozen=True)
 class Local:
-    """A file of weights, or a folder in format B, on this machine; with a sha256, one that came with the package."""
+    """A file of weights, or a folder in format B, on this machine; one with a sha256 came with the package."""
 
     path: Path
     sha256: str | None = None
@@ -48,7 +48,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Source:
-    """An address that a file of weights is fetched from once, and what it must be.
+    """A URL from which a file of weights is fetched once, and the hash that the file must have.
 
     `url`: http or https; `hash`: "md5:..." or "sha256:..." of the file, in hexadecimal. Raises UsageError for others.
     """
@@ -60,11 +60,13 @@ class Source:
         if not re.fullmatch(r"https?://\S+", self.url):
             raise UsageError(f"cannot fetch weights from {self.url!r}: give a URL that starts with https:// or http://")
         if not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", self.hash):
-            raise UsageError(f"{self.hash!r} is no hash of a file: give md5: or sha256: and its lower-case hexadecimal")
+            raise UsageError(
+                f"{self.hash!r} is not the hash of a file: give md5: or sha256: and lower-case hexadecimal digits"
+            )
 
     @property
     def path(self) -> Path:
-        """Its place in the cache, another one for another file."""
+        """Its place in the cache, a different one for a different file."""
         return cache() / "weights" / f"{self.hash.split(':')[1][:16]}.pt"
 
     def fetch(self) -> tuple[Path, str]:
@@ -97,7 +99,7 @@ class Hub:
 
     @property
     def about(self) -> dict:
-        averaged = "averaged weights" if "-ema-" in self.repository else "whether averaged, its settings do not say"
+        averaged = "averaged weights" if "-ema-" in self.repository else "its settings do not say whether averaged"
         of = f"{_DDPM} in the layout of diffusers; {averaged}"
         config = CIFAR10 if self.repository == CIFAR10_ON_HUB else _LARGE
         return {**public(config), "provenance": {"url": hub_url(self.repository, self.revision), "of": of}}
@@ -114,15 +116,15 @@ SOURCES = {
 def find(name: str, *kinds: str) -> Local | Source | Hub:
     """What a name stands for: public weights, those that come with the package, or else a path.
 
-    A file or folder with the name of a repository on the hub comes before it. The environment may name a mirror:
-    DDIM_CORE_CIFAR10_URL for the same file elsewhere, together with DDIM_CORE_CIFAR10_HASH ("sha256:..." or "md5:...")
-    for another file of the same network, in format A as torch saves it. There is no way to go without a hash.
+    A file or folder with the name of a repository on the hub takes precedence over it. The environment may name a
+    mirror: DDIM_CORE_CIFAR10_URL for the same file elsewhere, together with DDIM_CORE_CIFAR10_HASH ("sha256:..." or
+    "md5:...") for another file of the same network, in format A as torch saves it. A hash is always required.
 
     Args:
-        kinds: what will do, of "public", "shipped" and "path"; all if left out.
+        kinds: which of "public", "shipped" and "path" are wanted; by default all.
 
     Raises:
-        UsageError: the name of nothing, or of something else; a URL or hash in the environment that is none.
+        UsageError: an unknown name, or one of another kind; a URL or hash in the environment that is not one.
         CheckpointError: the manifest of the package is missing or damaged.
     """
     name, kinds = os.fspath(name), kinds or ("public", "shipped", "path")
@@ -145,7 +147,7 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
 def resolve(name: str, *kinds: str) -> Path:
     """The file of weights that a name stands for, downloaded if need be, and verified; a path is taken as it is.
 
-    Raises as `find`; CheckpointError where a file of the package is missing or differs from the manifest;
-    UnavailableError and DiskError where one has to be downloaded and cannot be, or not be written.
+    Raises as `find`; CheckpointError if a file of the package is missing or differs from the manifest;
+    UnavailableError and DiskError if one has to be downloaded and cannot be, or cannot be written.
     """
     return find(name, *kinds).fetch()[0]

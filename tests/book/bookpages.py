@@ -162,7 +162,7 @@ SETTLED = """() => {
 
 
 def settle(page: Page, timeout: float = 60_000) -> None:
-    """Wait for equations, widgets and pictures; on giving up, go on: the checks that follow say what is missing."""
+    """Wait for equations, widgets and images; on giving up, go on: the checks that follow say what is missing."""
     try:
         page.wait_for_function(SETTLED, timeout=timeout)
     except Exception as error:

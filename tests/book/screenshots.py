@@ -1,6 +1,6 @@
-"""Pictures of the built book, to look at: python tests/book/screenshots.py [page ...] [--full] [--only phone-dark]
+"""Screenshots of the built book, to look at: python tests/book/screenshots.py [page ...] [--full] [--only phone-dark]
 
-Pages are named as in _toc.yml, with or without `book/`; without names, all of them. The pictures lie in
+Pages are named as in _toc.yml, with or without `book/`; without names, all of them. The screenshots lie in
 _build/screenshots/PAGE-{desktop,phone}-{light,dark}.png: whole pages, cut to pieces of 3,000 pixels unless --full is given.
 """
 
@@ -11,13 +11,13 @@ import argparse
 from bookpages import DESKTOP, HTML, PHONE, chromium, pages, require_built_book, served, watched
 
 OUT = HTML.parent / "screenshots"
-PIECE = 3000  # pixels: taller pictures are shrunk beyond reading by whatever shows them
+PIECE = 3000  # pixels: taller screenshots are shrunk beyond reading by whatever shows them
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", nargs="*")
-    parser.add_argument("--full", action="store_true", help="one picture a page, however tall")
+    parser.add_argument("--full", action="store_true", help="one screenshot per page, however tall")
     parser.add_argument(
         "--only", default="", help="only views whose name has this in it: desktop, phone, light, dark, phone-dark ..."
     )

@@ -124,11 +124,11 @@ def models_of(html: Path) -> list[dict]:
     return [states[json.loads(view)["model_id"]]["state"] for view in views]
 
 
-def picture_beside(slider: Locator) -> Callable[[], str]:
-    """A function that tells what is to be seen in the picture that shares a widget with `slider`."""
-    picture = slider.locator("xpath=ancestor::*[contains(@class, 'ddim-slider')]").locator("img")
-    assert picture.is_visible()
-    return lambda: picture.evaluate("p => p.currentSrc")
+def image_beside(slider: Locator) -> Callable[[], str]:
+    """A function that tells what is to be seen in the image that shares a widget with `slider`."""
+    image = slider.locator("xpath=ancestor::*[contains(@class, 'ddim-slider')]").locator("img")
+    assert image.is_visible()
+    return lambda: image.evaluate("p => p.currentSrc")
 
 
 def wait_for_change(page: Page, look: Callable[[], str], before: str) -> bool:
@@ -170,24 +170,24 @@ def tap(page: Page, slider: Locator, share: float) -> None:
 
 
 def move_every_slider(page: Page, point: Callable[[Page, Locator, float], None] = drag) -> int:
-    """Move each slider of the page with the keyboard and by pointing, and see that the picture beside it changes."""
+    """Move each slider of the page with the keyboard and by pointing, and see that the image beside it changes."""
     sliders = [slider for slider in page.locator(SLIDER).all() if slider.is_visible()]
     for number, slider in enumerate(sliders, 1):
-        look = picture_beside(slider)
+        look = image_beside(slider)
         first = look()
         back = at_end(slider)
         press(slider, "ArrowLeft" if back else "ArrowRight")
-        assert wait_for_change(page, look, first), f"slider {number}: an arrow key leaves the picture as it was"
+        assert wait_for_change(page, look, first), f"slider {number}: an arrow key leaves the image as it was"
         now = look()
         press(slider, "ArrowRight" if back else "ArrowLeft")
-        assert wait_for_change(page, look, now), f"slider {number}: the arrow key back leaves the picture as it was"
+        assert wait_for_change(page, look, now), f"slider {number}: the arrow key back leaves the image as it was"
         before = look()
         point(page, slider, 0.02 if at_end(slider) else 0.98)
-        assert wait_for_change(page, look, before), f"slider {number}: {point.__name__} leaves the picture as it was"
+        assert wait_for_change(page, look, before), f"slider {number}: {point.__name__} leaves the image as it was"
         broken = page.evaluate(
             "[...document.images].filter(i => i.checkVisibility() && !i.naturalWidth).map(i => i.alt)"
         )
-        assert not broken, f"slider {number}: pictures that do not load: {broken}"
+        assert not broken, f"slider {number}: images that do not load: {broken}"
     return len(sliders)
 
 
@@ -207,13 +207,13 @@ def test_page_is_whole_without_network(book: Path, desktop: Watched) -> None:
     assert_quiet(desktop)
 
 
-def test_every_picture_says_what_it_shows(desktop: Watched) -> None:
+def test_every_image_says_what_it_shows(desktop: Watched) -> None:
     page = desktop.page
     silent = page.evaluate(
         "[...document.images].filter(i => !(i.getAttribute('alt') || '').trim()).map(i => i.outerHTML.slice(0, 120))"
     )
     assert not silent
-    # an alternative text made of the picture's path is what Sphinx writes when the author wrote none
+    # an alternative text made of the image's path is what Sphinx writes when the author wrote none
     paths = page.evaluate(
         "[...document.images].map(i => i.alt).filter(a => /^[\\w./-]+\\.(png|svg|jpe?g|webp)$/.test(a))"
     )
@@ -246,8 +246,8 @@ def test_every_frame_of_a_slider_is_there_once_and_says_what_it_shows(name: str,
     assert all(html.count(frame) == every.count(frame) for frame in every)
 
 
-def test_every_position_shows_its_own_picture(book: Path, desktop: Watched) -> None:
-    """By keyboard, through each slider, and through the whole table where there are two: the picture, what it is said to show,
+def test_every_position_shows_its_own_image(book: Path, desktop: Watched) -> None:
+    """By keyboard, through each slider, and through the whole table where there are two: the image, what it is said to show,
     and what the slider reads."""
     page = desktop.page
     models = models_of(book / f"{desktop.name}.html")
@@ -291,7 +291,7 @@ def test_sliders_announce_what_they_are_and_where_they_stand(
             assert announced_sliders(page) == [(called, labels[place]) for called, labels, _ in sliders]
 
 
-def test_sliders_move_the_picture(desktop: Watched) -> None:
+def test_sliders_move_the_image(desktop: Watched) -> None:
     page = desktop.page
     moved = move_every_slider(page)
     assert moved >= SLIDERS.get(desktop.name, 0), (
@@ -330,7 +330,7 @@ def test_page_is_light(book: Path, desktop: Watched) -> None:
     assert sum(sizes.values()) < MAX_TRANSFER, f"{sum(sizes.values()):,} bytes; the heaviest: {heaviest}"
 
 
-def test_dark_mode_leaves_pictures_as_they_are(dark: Watched) -> None:
+def test_dark_mode_leaves_images_as_they_are(dark: Watched) -> None:
     filtered = dark.page.evaluate(
         """[...document.querySelectorAll('.bd-article img, .bd-article canvas')]
              .filter(e => getComputedStyle(e).filter !== 'none').map(e => e.outerHTML.slice(0, 120))"""

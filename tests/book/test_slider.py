@@ -45,20 +45,20 @@ def page(announcing: Browser) -> Iterator[Page]:
 
 
 def draw(page: Page, names: list[str], labels: list[list[str]], **state: object) -> None:
-    """Two views of one model whose picture at place k is k + 1 pixels wide."""
+    """Two views of one model whose image at place k is k + 1 pixels wide."""
     count = len(labels[0]) * (len(labels[1]) if len(labels) > 1 else 1)
     frames = slider([Image.new("L", (k + 1, 3)) for k in range(count)], [""] * count, [""] * count, name="").frames
-    fixed = {"names": names, "labels": labels, "frames": frames, "alts": [f"picture {k}" for k in range(count)]}
+    fixed = {"names": names, "labels": labels, "frames": frames, "alts": [f"image {k}" for k in range(count)]}
     code, style = ((PACKAGE / name).read_text(encoding="utf-8") for name in ("widgets.js", "widgets.css"))
     state = {"index": 0, "second_index": 0, "width": None, **fixed, **state}
     page.evaluate(DRAW, [code, style, state])
 
 
 def assert_shows(page: Page, place: int, values: list[str], names: list[str]) -> None:
-    """Both views show the picture of `place`, with sliders at `values` as a screen reader has it and as the eye has it."""
+    """Both views show the image of `place`, with sliders at `values` as a screen reader has it and as the eye has it."""
     page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
     assert (
-        page.evaluate("[...document.images].map(i => [i.naturalWidth, i.alt])") == [[place + 1, f"picture {place}"]] * 2
+        page.evaluate("[...document.images].map(i => [i.naturalWidth, i.alt])") == [[place + 1, f"image {place}"]] * 2
     )
     assert page.locator("output").all_inner_texts() == values * 2
     assert announced_sliders(page) == list(zip(names, values, strict=True)) * 2

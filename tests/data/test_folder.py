@@ -1,4 +1,4 @@
-"""A folder of anybody's pictures: what is read and how, what is passed over, and one line for every fault."""
+"""A folder of anybody's images: what is read and how, what is passed over, and one line for every fault."""
 
 import io
 import json
@@ -17,9 +17,9 @@ from PIL import Image
 
 from ddim_core import UNetConfig, cli, data, run
 from ddim_core.data import fingerprint, folder, is_folder, load_dataset
-from ddim_core.data.folder import find_pictures, open_picture, shown
+from ddim_core.data.folder import find_images, open_image, shown
 from ddim_core.errors import DataError, UsageError
-from ddim_core.recipes import RECIPES, TrainConfig, fit_pictures
+from ddim_core.recipes import RECIPES, TrainConfig, fit_images
 from ddim_core.run import CHECKPOINT
 from ddim_core.train import Trainer
 from ddim_core.weights import describe, load_weights
@@ -27,18 +27,18 @@ from ddim_core.weights import describe, load_weights
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
 
-def picture(color=RED, size=(8, 8), mode="RGB") -> Image.Image:
+def plain(color=RED, size=(8, 8), mode="RGB") -> Image.Image:
     return Image.new(mode, size, color)
 
 
 def save(path: Path, image: Image.Image | None = None, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    (image or picture()).save(path, **options)
+    (image or plain()).save(path, **options)
     return path
 
 
 def read(place, resolution=4, **options) -> np.ndarray:
-    """The only picture of a folder, [R, R, C]."""
+    """The only image of a folder, [R, R, C]."""
     images = load_dataset(Path(place), resolution=resolution, **options).images
     assert len(images) == 1
     return images[0].permute(1, 2, 0).numpy()
@@ -53,10 +53,10 @@ def colors(images) -> list[tuple[int, ...]]:
 def pets(tmp_path) -> Path:
     """Two classes, and what may lie about: order by path, not by time."""
     root = tmp_path / "pets"
-    save(root / "dog" / "old" / "1.webp", picture(BLUE), lossless=True)
-    save(root / "dog" / "b.PNG", picture(GREEN))
-    save(root / "cat" / "z.jpeg", picture(WHITE))
-    save(root / "cat" / "a.jpg", picture((0, 0, 0)))
+    save(root / "dog" / "old" / "1.webp", plain(BLUE), lossless=True)
+    save(root / "dog" / "b.PNG", plain(GREEN))
+    save(root / "cat" / "z.jpeg", plain(WHITE))
+    save(root / "cat" / "a.jpg", plain((0, 0, 0)))
     for name in ("Thumbs.db", ".DS_Store", "dog/desktop.ini", "cat/._a.jpg"):
         (root / name).write_bytes(b"\0\5\26\7")
     for name in ("notes.txt", "cat/film.mp4"):
@@ -66,44 +66,44 @@ def pets(tmp_path) -> Path:
     return root
 
 
-# --- which pictures, in which order ------------------------------------------------------------------------------
+# --- which images, in which order ------------------------------------------------------------------------------
 
 
 def test_subfolders_are_classes(pets):
-    pictures = load_dataset(str(pets), resolution=4)
-    assert pictures.images.shape == (4, 3, 4, 4)
-    assert pictures.images.dtype == torch.uint8
-    assert (pictures.labels.dtype, pictures.labels.tolist()) == (torch.int64, [0, 0, 1, 1])
-    assert pictures.classes == ("cat", "dog")
-    assert colors(pictures.images) == [(0, 0, 0), WHITE, GREEN, BLUE], "cat/a, cat/z, dog/b, dog/old/1"
-    assert (pictures.name, pictures.split) == (str(pets), "train")
-    assert pictures.notes == ("passed over: 5 hidden files, 2 other files (.mp4, .txt), 1 folder without pictures",)
+    own = load_dataset(str(pets), resolution=4)
+    assert own.images.shape == (4, 3, 4, 4)
+    assert own.images.dtype == torch.uint8
+    assert (own.labels.dtype, own.labels.tolist()) == (torch.int64, [0, 0, 1, 1])
+    assert own.classes == ("cat", "dog")
+    assert colors(own.images) == [(0, 0, 0), WHITE, GREEN, BLUE], "cat/a, cat/z, dog/b, dog/old/1"
+    assert (own.name, own.split) == (str(pets), "train")
+    assert own.notes == ("passed over: 5 hidden files, 2 other files (.mp4, .txt), 1 folder without images",)
 
 
 def test_a_flat_folder(tmp_path):
     for name, color in (("b", RED), ("a", BLUE), ("B", GREEN)):
-        save(tmp_path / f"{name}.png", picture(color))
-    pictures = load_dataset(tmp_path, resolution=4)
-    assert colors(pictures.images) == [GREEN, BLUE, RED], "B, a, b: as their signs are numbered"
-    assert (pictures.labels.tolist(), pictures.classes, pictures.notes) == ([0, 0, 0], (".",), ())
+        save(tmp_path / f"{name}.png", plain(color))
+    own = load_dataset(tmp_path, resolution=4)
+    assert colors(own.images) == [GREEN, BLUE, RED], "B, a, b: as their signs are numbered"
+    assert (own.labels.tolist(), own.classes, own.notes) == ([0, 0, 0], (".",), ())
 
 
-def test_pictures_beside_subfolders_are_a_class(tmp_path):
-    save(tmp_path / "m.png", picture(RED))
-    save(tmp_path / "a" / "z.png", picture(BLUE))
-    save(tmp_path / "x" / "a.png", picture(GREEN))
-    pictures = load_dataset(tmp_path, resolution=4)
-    assert colors(pictures.images) == [BLUE, RED, GREEN]
-    assert [pictures.classes[i] for i in pictures.labels] == ["a", ".", "x"]
+def test_images_beside_subfolders_are_a_class(tmp_path):
+    save(tmp_path / "m.png", plain(RED))
+    save(tmp_path / "a" / "z.png", plain(BLUE))
+    save(tmp_path / "x" / "a.png", plain(GREEN))
+    own = load_dataset(tmp_path, resolution=4)
+    assert colors(own.images) == [BLUE, RED, GREEN]
+    assert [own.classes[i] for i in own.labels] == ["a", ".", "x"]
 
 
 def test_the_order_is_the_same_on_every_system(tmp_path):
     """A folder sorts before what only begins like it, and an accent may be written in one sign or two."""
     for i, parts in enumerate(["a/z.png", "a-b/a.png", "\u00e9a.png", "e\u0301b.png", "\u00e9c.png"]):
-        save(tmp_path / parts, picture((i, i, i)))
-    pictures = load_dataset(tmp_path, resolution=2)
-    assert [c[0] for c in colors(pictures.images)] == [0, 1, 2, 3, 4]
-    assert fingerprint(pictures.images) == fingerprint(load_dataset(tmp_path, resolution=2).images)
+        save(tmp_path / parts, plain((i, i, i)))
+    own = load_dataset(tmp_path, resolution=2)
+    assert [c[0] for c in colors(own.images)] == [0, 1, 2, 3, 4]
+    assert fingerprint(own.images) == fingerprint(load_dataset(tmp_path, resolution=2).images)
 
 
 def test_a_limit_takes_the_first_and_reads_no_further(pets):
@@ -117,8 +117,8 @@ def test_a_limit_takes_the_first_and_reads_no_further(pets):
 
 def test_links_are_followed_once(tmp_path):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    save(root / "a" / "1.png", picture(RED))
-    save(elsewhere / "2.png", picture(BLUE))
+    save(root / "a" / "1.png", plain(RED))
+    save(elsewhere / "2.png", plain(BLUE))
     (elsewhere / "again").symlink_to(elsewhere)
     (elsewhere / "home").symlink_to(root)
     (root / "b").symlink_to(elsewhere)
@@ -128,10 +128,10 @@ def test_links_are_followed_once(tmp_path):
     (root / "a" / "far-up").symlink_to(tmp_path)
     (root / "a" / "3.png").symlink_to(elsewhere / "2.png")
     (root / "0").symlink_to(root / "a")
-    pictures = load_dataset(root, resolution=4)
-    assert colors(pictures.images) == [RED, BLUE, BLUE], "a/1, a/3, and b/2 once"
-    assert pictures.classes == ("a", "b")
-    assert pictures.notes == ("passed over: 7 links to folders read already",)
+    own = load_dataset(root, resolution=4)
+    assert colors(own.images) == [RED, BLUE, BLUE], "a/1, a/3, and b/2 once"
+    assert own.classes == ("a", "b")
+    assert own.notes == ("passed over: 7 links to folders already read",)
 
 
 def test_a_linked_folder_is_a_folder(pets, tmp_path):
@@ -143,7 +143,7 @@ def test_a_linked_folder_is_a_folder(pets, tmp_path):
 
 
 def test_the_middle_is_cut_out_and_nothing_distorted(tmp_path):
-    wide = picture(WHITE, (30, 10))
+    wide = plain(WHITE, (30, 10))
     wide.paste(RED, (10, 0, 20, 10))
     assert (read(save(tmp_path / "wide" / "a.png", wide).parent, 10) == RED).all()
     tall = wide.transpose(Image.Transpose.ROTATE_90)
@@ -153,12 +153,12 @@ def test_the_middle_is_cut_out_and_nothing_distorted(tmp_path):
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (4, 4), (3, 7), (997, 13)], ids=str)
 @pytest.mark.parametrize("resolution", [1, 4, 33])
 def test_any_size_becomes_any_other(tmp_path, size, resolution):
-    pixels = read(save(tmp_path / "a.png", picture(GREEN, size)).parent, resolution)
+    pixels = read(save(tmp_path / "a.png", plain(GREEN, size)).parent, resolution)
     assert pixels.shape == (resolution, resolution, 3)
     assert (pixels == GREEN).all()
 
 
-def test_a_picture_of_the_resolution_is_not_touched(tmp_path):
+def test_an_image_of_the_resolution_is_not_touched(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     np.testing.assert_array_equal(read(save(tmp_path / "a.png", Image.fromarray(pixels)).parent, 9), pixels)
 
@@ -176,16 +176,16 @@ def test_a_large_jpeg_is_made_small_as_pillow_does(tmp_path):
 
 def test_what_is_enlarged_is_said(tmp_path):
     for i, size in enumerate([(7, 30), (8, 8), (2, 2)]):
-        save(tmp_path / f"{i}.png", picture(size=size))
-    assert load_dataset(tmp_path, resolution=8).notes == ("enlarged: 2 of 3 pictures, smaller than 8x8",)
+        save(tmp_path / f"{i}.png", plain(size=size))
+    assert load_dataset(tmp_path, resolution=8).notes == ("enlarged: 2 of 3 images, smaller than 8x8",)
     assert load_dataset(tmp_path, resolution=2).notes == ()
 
 
 def test_grey_and_colour(tmp_path):
-    save(tmp_path / "a.png", picture(100, mode="L"))
+    save(tmp_path / "a.png", plain(100, mode="L"))
     assert (read(tmp_path) == (100, 100, 100)).all(), "colour unless grey is asked for"
     assert (read(tmp_path, grey=True) == (100,)).all()
-    save(tmp_path / "a.png", picture((255, 0, 0)))
+    save(tmp_path / "a.png", plain((255, 0, 0)))
     assert (read(tmp_path, grey=True) == (76,)).all(), "ITU-R 601: 0.299 red"
 
 
@@ -207,7 +207,7 @@ def test_the_camera_s_orientation(tmp_path, turn):
 
 
 def test_a_damaged_orientation_is_none(tmp_path):
-    save(tmp_path / "a.jpg", picture(GREEN), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + 30 * b"\xff")
+    save(tmp_path / "a.jpg", plain(GREEN), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + 30 * b"\xff")
     assert np.abs(read(tmp_path) - np.array(GREEN)).max() < 3
 
 
@@ -218,14 +218,14 @@ def test_the_transparent_is_white(tmp_path):
         pixels = read(save(tmp_path / name / name, half, **options).parent, 8)
         assert (pixels[:4] == RED).all()
         assert (pixels[4:] == WHITE).all()
-    quarter = picture((0, 0, 0, 51), mode="RGBA")
+    quarter = plain((0, 0, 0, 51), mode="RGBA")
     assert (read(save(tmp_path / "quarter" / "a.png", quarter).parent) == 204).all()
-    grey = picture((0, 51), mode="LA")
+    grey = plain((0, 51), mode="LA")
     assert (read(save(tmp_path / "grey" / "a.png", grey).parent, grey=True) == 204).all()
 
 
 def test_palettes(tmp_path):
-    image = picture(0, mode="P")
+    image = plain(0, mode="P")
     image.putpalette([*RED, *BLUE])
     image.paste(1, (0, 0, 8, 4))
     pixels = read(save(tmp_path / "opaque" / "a.png", image).parent, 8)
@@ -241,7 +241,7 @@ def test_palettes(tmp_path):
 
 @pytest.mark.parametrize(("mode", "value"), [("1", 0), ("L", 7), ("RGB", (1, 2, 3))], ids=str)
 def test_one_transparent_colour(tmp_path, mode, value):
-    save(tmp_path / "a.png", picture(value, mode=mode), transparency=value)
+    save(tmp_path / "a.png", plain(value, mode=mode), transparency=value)
     assert (read(tmp_path) == 255).all()
 
 
@@ -254,19 +254,19 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 
 def test_cmyk(tmp_path):
-    save(tmp_path / "a.jpg", picture((0, 255, 255, 0), mode="CMYK"), quality=100)
+    save(tmp_path / "a.jpg", plain((0, 255, 255, 0), mode="CMYK"), quality=100)
     assert np.abs(read(tmp_path).astype(int) - RED).max() < 6
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp"])
 def test_of_what_moves_the_first_frame(tmp_path, name):
-    save(tmp_path / name, picture(RED), save_all=True, append_images=[picture(BLUE), picture(GREEN)], lossless=True)
+    save(tmp_path / name, plain(RED), save_all=True, append_images=[plain(BLUE), plain(GREEN)], lossless=True)
     assert (read(tmp_path) == RED).all()
 
 
 def test_a_wrong_ending_does_no_harm(tmp_path):
     content = io.BytesIO()
-    picture(GREEN).save(content, "png")
+    plain(GREEN).save(content, "png")
     (tmp_path / "a.jpg").write_bytes(content.getvalue())
     assert (read(tmp_path) == GREEN).all()
 
@@ -298,27 +298,27 @@ def a_socket(path: Path) -> None:
 
 
 FAULTS = {
-    "empty file": (lambda p: p.touch(), "is not a PNG, JPEG or WebP picture: remove it"),
-    "text": (lambda p: p.write_text("not a picture", encoding="utf-8"), "is not a PNG, JPEG or WebP picture: remove it"),
-    "gif": (lambda p: p.write_bytes(content("gif")), "is not a PNG, JPEG or WebP picture: remove it"),
-    "folder": (lambda p: p.mkdir(), "is a folder, not a picture: remove or rename it"),
-    "pipe": (os.mkfifo, "is a pipe or a device, not a picture: remove or rename it"),
-    "socket": (a_socket, "is a pipe or a device, not a picture: remove or rename it"),
-    "device": (lambda p: p.symlink_to("/dev/zero"), "is a pipe or a device, not a picture: remove or rename it"),
-    "dangling link": (lambda p: p.symlink_to("nowhere"), "is a link to nothing: remove or rename it"),
+    "empty file": (lambda p: p.touch(), "is not a PNG, JPEG or WebP image: remove it"),
+    "text": (lambda p: p.write_text("not an image", encoding="utf-8"), "is not a PNG, JPEG or WebP image: remove it"),
+    "gif": (lambda p: p.write_bytes(content("gif")), "is not a PNG, JPEG or WebP image: remove it"),
+    "folder": (lambda p: p.mkdir(), "is a folder, not an image: remove or rename it"),
+    "pipe": (os.mkfifo, "is a pipe or a device, not an image: remove or rename it"),
+    "socket": (a_socket, "is a pipe or a device, not an image: remove or rename it"),
+    "device": (lambda p: p.symlink_to("/dev/zero"), "is a pipe or a device, not an image: remove or rename it"),
+    "dangling link": (lambda p: p.symlink_to("nowhere"), "is a broken link: remove or rename it"),
     "link to itself": (lambda p: p.symlink_to(p), "cannot be read (Too many levels of symbolic links): remove or"),
-    "no IDAT": (lambda p: p.write_bytes(png()[:45]), "cannot be read as a picture ("),
-    "cut png": (lambda p: p.write_bytes(content("png")[:5000]), "cannot be read as a picture ("),
-    "cut jpeg": (lambda p: p.write_bytes(content("jpeg")[:2000]), "cannot be read as a picture (image file is trunc"),
+    "no IDAT": (lambda p: p.write_bytes(png()[:45]), "cannot be read as an image ("),
+    "cut png": (lambda p: p.write_bytes(content("png")[:5000]), "cannot be read as an image ("),
+    "cut jpeg": (lambda p: p.write_bytes(content("jpeg")[:2000]), "cannot be read as an image (image file is trunc"),
     "cut webp": (lambda p: p.write_bytes(content("webp")[:1000]), ": remove it"),
-    "bomb": (lambda p: p.write_bytes(png(60_000, 60_000)), "cannot be read as a picture (Image size (3600000000 pixels) exc"),
+    "bomb": (lambda p: p.write_bytes(png(60_000, 60_000)), "cannot be read as an image (Image size (3600000000 pixels) exc"),
     "no pixels": (lambda p: p.write_bytes(png(0, 8)), ": remove it"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["data", "train"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_picture_that_is_none_is_one_line_that_names_it(tiny, tmp_path, capsys, fault, command):
+def test_an_image_that_is_none_is_one_line_that_names_it(tiny, tmp_path, capsys, fault, command):
     root = tmp_path / "own"
     save(root / "a" / "1.png")
     make, message = FAULTS[fault]
@@ -334,14 +334,14 @@ def test_a_picture_that_is_none_is_one_line_that_names_it(tiny, tmp_path, capsys
 
 
 def test_between_large_and_a_bomb_nothing_is_said(tmp_path, monkeypatch):
-    """Pillow warns of pictures above half of what it refuses; a camera may take such."""
+    """Pillow warns of images above half of what it refuses; a camera may take such."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    save(tmp_path / "a.png", picture(GREEN))  # 64 pixels
+    save(tmp_path / "a.png", plain(GREEN))  # 64 pixels
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert (read(tmp_path) == GREEN).all()
     assert said == []
-    save(tmp_path / "a.png", picture(GREEN, (11, 11)))
+    save(tmp_path / "a.png", plain(GREEN, (11, 11)))
     with pytest.raises(DataError, match="decompression bomb"):
         read(tmp_path)
 
@@ -370,25 +370,25 @@ def test_a_file_without_access(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png")
     monkeypatch.setattr("builtins.open", closed)
     with pytest.raises(DataError, match=r"a\.png cannot be read \(Permission denied\): remove or rename it"):
-        open_picture(path)
+        open_image(path)
     monkeypatch.undo()
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(DataError, match=r"cannot be read \(Permission denied\): change its permissions or move it"):
-        find_pictures(tmp_path)
+        find_images(tmp_path)
     monkeypatch.undo()
     path.unlink()
-    with pytest.raises(DataError, match="is not there any more"):
-        open_picture(path)
+    with pytest.raises(DataError, match="is no longer there"):
+        open_image(path)
 
 
-def test_a_folder_without_pictures(tmp_path):
-    with pytest.raises(DataError, match=rf"^{tmp_path} holds no pictures: put PNG, JPEG or WebP files there$"):
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(DataError, match=rf"^{tmp_path} holds no images: put PNG, JPEG or WebP files there$"):
         load_dataset(tmp_path, resolution=4)
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.gif").touch()
     (tmp_path / ".hidden.png").touch()
     with pytest.raises(
-        DataError, match=r"holds no pictures \(passed over: 1 hidden file, 1 other file \(\.gif\), 1 folder"
+        DataError, match=r"holds no images \(passed over: 1 hidden file, 1 other file \(\.gif\), 1 folder"
     ):
         load_dataset(tmp_path, resolution=4)
 
@@ -400,7 +400,7 @@ def test_more_than_the_machine_holds(tmp_path, monkeypatch):
     load_dataset(tmp_path, resolution=4)
     for options in ({"resolution": 5}, {"resolution": 10**30}):
         with pytest.raises(
-            DataError, match=r"3 pictures of \d+x\d+ take .* GiB.*: take fewer with --limit, or a smaller"
+            DataError, match=r"3 images of \d+x\d+ take .* GiB.*: take fewer with --limit, or a smaller"
         ) as e:
             load_dataset(tmp_path, **options)
         assert str(tmp_path) in str(e.value)
@@ -455,16 +455,16 @@ def test_a_known_name_wins_over_a_folder(tmp_path, monkeypatch):
             "unknown data set 'cats': choose one of mnist, .*, kuzushiji, or name a folder of",
             {"name": "cats"},
         ),
-        (DataError, r"\./cats is not there: name a folder of pictures", {"name": "./cats"}),
-        (DataError, "cats is not there: name a folder of pictures", {"name": Path("cats")}),
+        (DataError, r"\./cats is not there: name a folder of images", {"name": "./cats"}),
+        (DataError, "cats is not there: name a folder of images", {"name": Path("cats")}),
         (DataError, r"a\.png is not a folder: name the folder that holds", {"name": "a.png"}),
         (UsageError, "'own' has no split 'test'", {"name": "own", "split": "test"}),
         (UsageError, "limit must be at least 1, got 0", {"name": "own", "limit": 0, "resolution": 4}),
-        (UsageError, "the pictures of own need a resolution", {"name": "own"}),
+        (UsageError, "the images of own need a resolution", {"name": "own"}),
         (UsageError, "resolution must be an integer of at least 1, got 0", {"name": "own", "resolution": 0}),
         (UsageError, "resolution must be an integer of at least 1, got 2.5", {"name": "own", "resolution": 2.5}),
         (UsageError, "--data is for a data set known by name, not for the folder own", {"name": "own", "root": "x"}),
-        (UsageError, "--resolution and --grey are for a folder of pictures, not", {"name": "mnist-10k", "grey": True}),
+        (UsageError, "--resolution and --grey are for a folder of images, not", {"name": "mnist-10k", "grey": True}),
         (UsageError, "--resolution and --grey are for a folder", {"name": "mnist-10k", "resolution": 28}),
     ],
     ids=str,
@@ -477,19 +477,19 @@ def test_what_cannot_be_asked_for(tmp_path, monkeypatch, error, message, options
         load_dataset(**options)
 
 
-# --- the network of the pictures ---------------------------------------------------------------------------------
+# --- the network of the images ---------------------------------------------------------------------------------
 
 
-def test_a_recipe_is_fitted_to_pictures():
+def test_a_recipe_is_fitted_to_images():
     kanji = RECIPES["kanji"]
-    fitted = fit_pictures(kanji, 3, 32)
+    fitted = fit_images(kanji, 3, 32)
     unet = fitted.unet
     assert (unet.resolution, unet.in_channels, unet.out_channels) == (32, 3, 3)
     assert kanji.unet.attn_resolutions == (16,)
     assert unet.attn_resolutions == (8,), "the third level, as in the recipe"
-    assert fit_pictures(fitted, 1, 64) == kanji
-    assert fit_pictures(RECIPES["mnist"], 1, 28) == RECIPES["mnist"]
-    assert fit_pictures(RECIPES["mnist"], 3, 33).unet.attn_resolutions == (16,)
+    assert fit_images(fitted, 1, 64) == kanji
+    assert fit_images(RECIPES["mnist"], 1, 28) == RECIPES["mnist"]
+    assert fit_images(RECIPES["mnist"], 3, 33).unet.attn_resolutions == (16,)
 
 
 @pytest.mark.parametrize(
@@ -501,17 +501,17 @@ def test_a_recipe_is_fitted_to_pictures():
         ("mnist", 3, "a larger --resolution"),
     ],
 )
-def test_pictures_too_small_for_a_recipe_s_levels(name, resolution, remedy):
+def test_images_too_small_for_a_recipe_s_levels(name, resolution, remedy):
     """Only recipes that would do are named: each of them then fits."""
     levels = {"kanji": 5, "mnist": 3}[name]
     message = f"{levels} levels are too many for resolution {resolution}: choose {remedy}"
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        fit_pictures(RECIPES[name], 3, resolution)
+        fit_images(RECIPES[name], 3, resolution)
     for other in re.findall(r"mnist-large|mnist|kanji", remedy):
-        assert fit_pictures(RECIPES[other], 3, resolution).unet.resolution == resolution
+        assert fit_images(RECIPES[other], 3, resolution).unet.resolution == resolution
 
 
-def test_a_run_of_one_s_own_pictures_is_unnamed(tmp_path):
+def test_a_run_of_one_s_own_images_is_unnamed(tmp_path):
     config = TrainConfig(UNetConfig(8, ch=4, ch_mult=(1,), num_res_blocks=1, norm_groups=2), batch_size=2)
     trainer = Trainer(config, torch.zeros(2, 1, 8, 8, dtype=torch.uint8), device="cpu", amp="fp32")
     run.save(trainer, tmp_path / CHECKPOINT)
@@ -547,7 +547,7 @@ def ddim(*argv):
 
 
 def test_a_folder_spelt_in_another_way_is_the_same_run(tiny, pets):
-    """Its pictures decide, and the run keeps the name that it began with."""
+    """Its images decide, and the run keeps the name that it began with."""
     argv = ["train", "tiny", "--resolution", "12", "--amp", "fp32", "--quiet", "--out", "run", "--dataset"]
     assert ddim(*argv, "pets", "--epochs", "1") == 0
     assert ddim(*argv, str(Path("pets").absolute()), "--epochs", "2", "--resume") == 0
@@ -560,8 +560,8 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     assert ddim(*argv, "--epochs", "2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
-        "pets: passed over: 5 hidden files, 2 other files (.mp4, .txt), 1 folder without pictures",
-        "pets: enlarged: 4 of 4 pictures, smaller than 12x12",
+        "pets: passed over: 5 hidden files, 2 other files (.mp4, .txt), 1 folder without images",
+        "pets: enlarged: 4 of 4 images, smaller than 12x12",
     ]
     assert lines[2].startswith("epoch 1: loss ")
     assert ddim(*argv, "--epochs", "3", "--resume") == 0
@@ -577,16 +577,16 @@ def test_train_go_on_export_and_sample(tiny, pets, tmp_path, capsys):
     assert (unet.resolution, unet.in_channels, unet.out_channels, unet.attn_resolutions) == (12, 3, 3, (6,))
 
     provenance = describe("w.safetensors")["provenance"]
-    pictures = load_dataset("pets", resolution=12)
+    own = load_dataset("pets", resolution=12)
     assert provenance["training"]["dataset"] == "pets"
     assert provenance["images"] == 4
-    assert provenance["data_sha256"] == fingerprint(pictures.images)
+    assert provenance["data_sha256"] == fingerprint(own.images)
     assert [start["from_step"] for start in provenance["starts"]] == [0, 2, 3]
     for start in provenance["starts"]:
         assert start["data"] == {
             "dataset": "pets",
             "images": 4,
-            "sha256": fingerprint(pictures.images),
+            "sha256": fingerprint(own.images),
             "resolution": 12,
             "colour": True,
             "classes": 2,
@@ -614,7 +614,7 @@ def test_the_network_takes_what_a_known_data_set_has(tiny, monkeypatch):
     from ddim_core.data import kanji
 
     path = Path("own/kkanji2/U+4E00/0123456789abcdef.png")
-    save(path, picture(7, (kanji.SIZE, kanji.SIZE), "L"))
+    save(path, plain(7, (kanji.SIZE, kanji.SIZE), "L"))
     assert ddim("train", "tiny", "--dataset", "kuzushiji", "--data", "own", "--epochs", "1", "--quiet") == 0
     unet = json.loads(Path("runs/tiny/config.json").read_text(encoding="utf-8"))["config"]["unet"]
     assert (unet["resolution"], unet["attn_resolutions"]) == (64, [32])
@@ -622,17 +622,17 @@ def test_the_network_takes_what_a_known_data_set_has(tiny, monkeypatch):
 
 def test_data_says_what_a_folder_holds(pets, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    save(pets / "dog" / "c.png", picture(9, (20, 3), "L"))
+    save(pets / "dog" / "c.png", plain(9, (20, 3), "L"))
     assert ddim("data", "pets") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "pets: 5 pictures of 20x3 to 8x8, 4 colour, 1 grey",
+        "pets: 5 images of 20x3 to 8x8, 4 colour, 1 grey",
         "2 classes: cat 2, dog 3",
-        "passed over: 5 hidden files, 2 other files (.mp4, .txt), 1 folder without pictures",
+        "passed over: 5 hidden files, 2 other files (.mp4, .txt), 1 folder without images",
     ]
     assert ddim("data", "pets/cat") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "pets/cat: 2 pictures of 8x8, 2 colour, 0 grey",
-        "no subfolders with pictures, so one class",
+        "pets/cat: 2 images of 8x8, 2 colour, 0 grey",
+        "no subfolders with images, so one class",
         "passed over: 1 hidden file, 1 other file (.mp4)",
     ]
     for i in range(25):
@@ -651,11 +651,11 @@ def test_data_says_what_a_folder_holds(pets, tmp_path, monkeypatch, capsys):
             ["data", "cats"],
         ),
         (2, "unknown data set 'cats': choose one of", [*TRAIN, "--dataset", "cats"]),
-        (3, "./cats is not there: name a folder of pictures", ["data", "./cats"]),
-        (3, "cats/x is not there: name a folder of pictures", [*TRAIN, "--dataset", "cats/x"]),
-        (3, "a.png is not a folder: name the folder that holds the pictures", [*TRAIN, "--dataset", "a.png"]),
-        (3, "empty holds no pictures", ["data", "empty"]),
-        (3, "empty holds no pictures", [*TRAIN, "--dataset", "empty"]),
+        (3, "./cats is not there: name a folder of images", ["data", "./cats"]),
+        (3, "cats/x is not there: name a folder of images", [*TRAIN, "--dataset", "cats/x"]),
+        (3, "a.png is not a folder: name the folder that holds the images", [*TRAIN, "--dataset", "a.png"]),
+        (3, "empty holds no images", ["data", "empty"]),
+        (3, "empty holds no images", [*TRAIN, "--dataset", "empty"]),
         (
             3,
             "take fewer with --limit, or a smaller --resolution",
@@ -682,7 +682,7 @@ def test_data_says_what_a_folder_holds(pets, tmp_path, monkeypatch, capsys):
         (2, "--fonts is for brush-kanji only, not for 'own'", ["data", "own", "--fonts", "own"]),
         (
             2,
-            "--resolution and --grey are for a folder of pictures, not for 'mnist-10k'",
+            "--resolution and --grey are for a folder of images, not for 'mnist-10k'",
             [*TRAIN, "--dataset", "mnist-10k"],
         ),
         (2, "--resolution and --grey are for a folder", ["train", "tiny", "--dataset", "mnist-10k", "--grey"]),

@@ -74,7 +74,7 @@ def pixels(path):
         return np.asarray(image)
 
 
-def picture(seed, size=(64, 64)):
+def noise(seed, size=(64, 64)):
     return np.random.default_rng(seed).integers(0, 256, size[::-1], np.uint8)
 
 
@@ -118,7 +118,7 @@ def test_each_fits_into_58_pixels_and_stands_in_the_middle(drawn):
             assert abs((ink[0] + ink[-1]) / 2 - 31.5) <= 1.5
 
 
-def test_the_pictures_are_of_their_characters(drawn):
+def test_the_images_are_of_their_characters(drawn):
     for path in (drawn[0] / FOLDER / "U+4E00").iterdir():
         rows, columns = (np.flatnonzero((pixels(path) > 64).any(axis)).size for axis in (1, 0))
         assert columns > 2 * rows, "one stroke from left to right"
@@ -266,20 +266,20 @@ def test_what_was_drawn_is_read(drawn):
 def test_the_order_is_that_of_code_points(tmp_path):
     names = ["U+34E4/b", "U+4E00/0", "U+4E00/a", "U+9F8D/9", "U+20B9F/3", "U+10FFFF/c"]
     for i, name in reversed(list(enumerate(names))):
-        write(tmp_path, f"{name}.png", picture(i))
+        write(tmp_path, f"{name}.png", noise(i))
     (tmp_path / FOLDER / ".DS_Store").touch()
     (tmp_path / FOLDER / "U+4E00" / "notes.txt").touch()
     for other in ("U+110000", "U+FFFFFF", "4E01", "u+4e01", "U+4e01"):
         (tmp_path / FOLDER / other).mkdir()
     for where in (tmp_path, str(tmp_path)):
         images, labels, characters = read_folder(where)
-        assert torch.equal(images, torch.from_numpy(np.stack([picture(i) for i in range(6)]))[:, None])
+        assert torch.equal(images, torch.from_numpy(np.stack([noise(i) for i in range(6)]))[:, None])
         assert labels.tolist() == [0, 1, 1, 2, 3, 4]
         assert characters == ["\u34e4", "一", "龍", "\U00020b9f", "\U0010ffff"]
 
 
 def test_what_other_systems_leave_is_passed_over(tmp_path):
-    write(tmp_path, "U+4E00/a.png", picture(0))
+    write(tmp_path, "U+4E00/a.png", noise(0))
     for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / FOLDER / "U+4E00" / name).write_bytes(b"\0\5\26\7")
         (tmp_path / FOLDER / name).touch()
@@ -290,14 +290,14 @@ def test_what_other_systems_leave_is_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (os.mkfifo, "is a pipe or a device, not a picture"),
-        (os.mkdir, "is a folder, not a picture"),
-        (lambda path: os.symlink("nowhere", path), "is a link to nothing"),
+        (os.mkfifo, "is a pipe or a device, not an image"),
+        (os.mkdir, "is a folder, not an image"),
+        (lambda path: os.symlink("nowhere", path), "is a broken link"),
     ],
     ids=["pipe", "folder", "link"],
 )
-def test_a_picture_that_is_no_file(tmp_path, make, problem):
-    write(tmp_path, "U+4E00/a.png", picture(0))
+def test_an_image_that_is_no_file(tmp_path, make, problem):
+    write(tmp_path, "U+4E00/a.png", noise(0))
     make(tmp_path / FOLDER / "U+4E00" / "b.png")
     with pytest.raises(DataError, match=rf"U\+4E00/b\.png {problem}: remove or rename it"):
         read_folder(tmp_path)
@@ -305,7 +305,7 @@ def test_a_picture_that_is_no_file(tmp_path, make, problem):
 
 def test_a_limit_reads_no_further(tmp_path):
     for i, name in enumerate(["U+4E00/0", "U+4E00/1", "U+4E8C/2"]):
-        last = write(tmp_path, f"{name}.png", picture(i))
+        last = write(tmp_path, f"{name}.png", noise(i))
     whole = load_dataset("brush-kanji", tmp_path)
     last.write_bytes(b"damaged")
     some = load_dataset("brush-kanji", tmp_path, limit=2)
@@ -345,9 +345,9 @@ def encoded(array):
     return buffer.getvalue()
 
 
-WHOLE = encoded(picture(1))
+WHOLE = encoded(noise(1))
 BROKEN = [
-    (encoded(picture(1, (63, 64))), "63x64 of mode L, not 64x64 grey"),
+    (encoded(noise(1, (63, 64))), "63x64 of mode L, not 64x64 grey"),
     (encoded(np.zeros((64, 64, 3), np.uint8)), "64x64 of mode RGB, not 64x64 grey"),
     (encoded(np.zeros((64, 64), np.uint16)), "64x64 of mode I;16, not 64x64 grey"),
     (encoded(np.zeros((64, 64), bool)), "64x64 of mode 1, not 64x64 grey"),
@@ -363,25 +363,25 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("content", "problem"), BROKEN, ids=[p for _, p in BROKEN])
-def test_a_picture_that_is_none(tmp_path, content, problem):
-    write(tmp_path, "U+4E00/a.png", picture(0))
+def test_an_image_that_is_none(tmp_path, content, problem):
+    write(tmp_path, "U+4E00/a.png", noise(0))
     bad = tmp_path / FOLDER / "U+4E00" / "b.png"
     bad.write_bytes(content)
-    with pytest.raises(DataError, match=f"is {problem}.*: get the data anew") as e:
+    with pytest.raises(DataError, match=f"is {problem}.*: get the data again") as e:
         read_folder(tmp_path)
     assert str(e.value).startswith(f"{bad} is ")
     assert "\n" not in str(e.value)
 
 
-def test_of_a_large_picture_nothing_else_is_said(tmp_path, monkeypatch):
-    """Pillow warns of pictures above half of what it refuses; pytest would make an error of that."""
+def test_of_a_large_image_nothing_else_is_said(tmp_path, monkeypatch):
+    """Pillow warns of images above half of what it refuses; pytest would make an error of that."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 65 * 64 - 1)
     with pytest.raises(DataError, match="65x64 of mode L, not 64x64 grey"):
-        read_png(encoded(picture(1, (65, 64))), "x")
+        read_png(encoded(noise(1, (65, 64))), "x")
 
 
-def test_damage_anywhere_in_a_picture_is_an_error_of_ours_or_none():
-    np.testing.assert_array_equal(read_png(WHOLE, "x"), picture(1))
+def test_damage_anywhere_in_an_image_is_an_error_of_ours_or_none():
+    np.testing.assert_array_equal(read_png(WHOLE, "x"), noise(1))
     refused = 0
     for i in range(0, len(WHOLE), 7):
         changed = bytearray(WHOLE)
@@ -398,15 +398,15 @@ def test_a_folder_that_is_not_there_or_not_whole(tmp_path):
     with pytest.raises(DataError, match=rf"nowhere/{FOLDER} is not there: make it with `ddim data brush-kanji` or"):
         read_folder(tmp_path / "nowhere")
     (tmp_path / FOLDER).mkdir()
-    with pytest.raises(DataError, match=rf"{FOLDER} holds no pictures"):
+    with pytest.raises(DataError, match=rf"{FOLDER} holds no images"):
         read_folder(tmp_path)
-    write(tmp_path, "U+4E00/a.png", picture(0))
+    write(tmp_path, "U+4E00/a.png", noise(0))
     (tmp_path / FOLDER / "U+4E8C").mkdir()
-    with pytest.raises(DataError, match=rf"U\+4E8C holds no pictures, so {tmp_path}/{FOLDER} is not whole"):
+    with pytest.raises(DataError, match=rf"U\+4E8C holds no images, so {tmp_path}/{FOLDER} is incomplete"):
         read_folder(tmp_path)
     (tmp_path / FOLDER / "U+4E8C").rmdir()
     (tmp_path / FOLDER / "U+4E8C").touch()
-    with pytest.raises(DataError, match=r"U\+4E8C holds no pictures"):
+    with pytest.raises(DataError, match=r"U\+4E8C holds no images"):
         read_folder(tmp_path)
 
 
@@ -433,7 +433,7 @@ def test_draw_then_train(cache, fonts, drawn, capsys):
     assert ddim("data", "brush-kanji", "--fonts", fonts) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[:5] == [f"{name}: {kept} of {listed} kanji" for name, kept, listed in drawn[2]]
-    assert out[5] == f"left out: {drawn[1]['empty']} empty glyphs, 1 pictures that came before"
+    assert out[5] == f"left out: {drawn[1]['empty']} empty glyphs, 1 duplicates"
     known = [
         f"brush-kanji train: {drawn[1]['drawn']} images of (1, 64, 64), {len(KANJI)} classes",
         f"in {cache}/brush-kanji/{FOLDER}",

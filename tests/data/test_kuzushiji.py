@@ -40,7 +40,7 @@ def member(name, kind=tarfile.REGTYPE, content=b"", **fields):
     return info, content
 
 
-def pictures():
+def images():
     folders = sorted({os.path.dirname(name) for name in NAMES})
     return [
         *(member(name, tarfile.DIRTYPE) for name in (FOLDER, *folders)),
@@ -62,7 +62,7 @@ def tree(folder):
 @pytest.fixture
 def small(tmp_path):
     (tmp_path / "in").mkdir()
-    return archive(tmp_path / "in" / "kkanji.tar", pictures())
+    return archive(tmp_path / "in" / "kkanji.tar", images())
 
 
 # --- unpacking ---------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def test_unpacked_it_is_what_was_packed(small, tmp_path):
 
 
 def test_folders_need_not_be_listed(tmp_path):
-    unpack(archive(tmp_path / "a.tar", pictures()[-3:]), tmp_path / "out", count=3)
+    unpack(archive(tmp_path / "a.tar", images()[-3:]), tmp_path / "out", count=3)
     assert set(tree(tmp_path / "out")) == set(NAMES)
 
 
@@ -91,7 +91,7 @@ def test_hidden_files_stay_packed(tmp_path):
         *(f"{os.path.dirname(GOOD)}/{n}" for n in ("._a.png", "desktop.ini")),
     ]
     hidden = [member(name, content=b"x") for name in names]
-    unpack(archive(tmp_path / "a.tar", [*hidden, *pictures()]), tmp_path / "out", count=3)
+    unpack(archive(tmp_path / "a.tar", [*hidden, *images()]), tmp_path / "out", count=3)
     assert set(tree(tmp_path / "out")) == set(NAMES)
 
 
@@ -103,7 +103,7 @@ def test_modes_and_owners_are_not_taken_over(tmp_path):
     assert made.st_uid == os.getuid()
 
 
-LAYOUT = r"does not lie as kkanji2/U\+XXXX/<16 hex>\.png"
+LAYOUT = r"is not of the form kkanji2/U\+XXXX/<16 hex>\.png"
 LINK = "is a link or a device"
 HOSTILE = [
     (member("/tmp/evil.png", content=png(0)), LAYOUT),
@@ -137,8 +137,8 @@ HOSTILE = [
     (member(GOOD, tarfile.FIFOTYPE), LINK),
     (member(GOOD, tarfile.CHRTYPE, devmajor=1, devminor=5), LINK),
     (member(GOOD, tarfile.BLKTYPE, devmajor=8), LINK),
-    (member(GOOD, content=bytes(100_000)), "is too large for a picture"),
-    (member(NAMES[0], content=png(9)), "is there twice"),
+    (member(GOOD, content=bytes(100_000)), "is too large for an image"),
+    (member(NAMES[0], content=png(9)), "appears twice"),
 ]
 
 
@@ -147,7 +147,7 @@ HOSTILE = [
 def test_a_hostile_member(tmp_path, hostile, problem, first):
     """Refused before anything is written, wherever it stands, in one line that names it."""
     name = hostile[0].name if hostile[0].name == "/" else hostile[0].name.rstrip("/")
-    path = archive(tmp_path / "a.tar", [hostile, *pictures()] if first else [*pictures(), hostile])
+    path = archive(tmp_path / "a.tar", [hostile, *images()] if first else [*images(), hostile])
     before = tree(tmp_path)
     with pytest.raises(DataError, match=problem + "; nothing was unpacked") as e:
         unpack(path, tmp_path / "out", count=4)
@@ -168,8 +168,8 @@ def test_a_hostile_member(tmp_path, hostile, problem, first):
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_picture_that_is_none(tmp_path, content, problem):
-    path = archive(tmp_path / "a.tar", [*pictures(), member(GOOD, content=content)])
+def test_an_image_that_is_none(tmp_path, content, problem):
+    path = archive(tmp_path / "a.tar", [*images(), member(GOOD, content=content)])
     with pytest.raises(DataError, match=problem) as e:
         unpack(path, tmp_path / "out", count=4)
     assert str(e.value).startswith(f"{path}: {GOOD} is ")
@@ -179,16 +179,16 @@ def test_a_picture_that_is_none(tmp_path, content, problem):
 
 def test_another_count(small, tmp_path):
     for count in (2, 4):
-        with pytest.raises(DataError, match=f"holds 3 pictures of 3 characters instead of {count}: .* --count 3$"):
+        with pytest.raises(DataError, match=f"holds 3 images of 3 characters instead of {count}: .* --count 3$"):
             unpack(small, tmp_path / "out", count=count)
-    with pytest.raises(DataError, match="instead of 140424 of 3832: get it anew, or"):
+    with pytest.raises(DataError, match="instead of 140424 of 3832: get it again, or"):
         unpack(small, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_real_count_has_the_real_characters():
     check_count("x", 140_424, 3_832)
-    with pytest.raises(DataError, match="140424 pictures of 3831 characters instead of 140424 of 3832"):
+    with pytest.raises(DataError, match="140424 images of 3831 characters instead of 140424 of 3832"):
         check_count("x", 140_424, 3_831)
     check_count("x", 5, 1, 5)
 
@@ -196,11 +196,11 @@ def test_the_real_count_has_the_real_characters():
 def test_files_that_are_no_archives(small, tmp_path):
     raw = small.read_bytes()
     for content, cause in [
-        (b"", "is not a whole tar archive"),
-        (b"<html>not found</html>" * 99, "is not a whole tar archive"),
-        (gzip.compress(raw), "is not a whole tar archive"),
-        (raw[:100], "is not a whole tar archive"),
-        (raw[: raw.index(png(2)) + 100], "is not a whole tar archive|holds 2 pictures"),
+        (b"", "is not a complete tar archive"),
+        (b"<html>not found</html>" * 99, "is not a complete tar archive"),
+        (gzip.compress(raw), "is not a complete tar archive"),
+        (raw[:100], "is not a complete tar archive"),
+        (raw[: raw.index(png(2)) + 100], "is not a complete tar archive|holds 2 images"),
     ]:
         path = tmp_path / "bad.tar"
         path.write_bytes(content)
@@ -214,7 +214,7 @@ def test_files_that_are_no_archives(small, tmp_path):
 
 
 def test_damage_anywhere_is_seen_or_harmless(small, tmp_path):
-    """A byte of a header or a picture turned round: an error of ours, or an archive that is still as it should be."""
+    """A byte of a header or an image turned round: an error of ours, or an archive that is still as it should be."""
     raw = small.read_bytes()
     refused = 0
     for i in range(0, 5 * 512, 41):
@@ -281,7 +281,7 @@ def host(monkeypatch):
     monkeypatch.setattr(kuzushiji.time, "sleep", lambda seconds: None)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for info, content in pictures():
+        for info, content in images():
             tar.addfile(info, io.BytesIO(content))
     server = Host(buffer.getvalue())
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -357,7 +357,7 @@ def test_a_file_that_is_gone_is_asked_for_once(host, tmp_path):
 
 def test_a_web_page_in_its_place(host, tmp_path):
     host.content = b"<html>down for maintenance</html>" * 99
-    with pytest.raises(UnavailableError, match="something else than a tar archive came"):
+    with pytest.raises(UnavailableError, match="something other than a tar archive arrived"):
         fetch(tmp_path / "a.tar", host.url)
     assert tree(tmp_path) == {}
 
@@ -397,9 +397,7 @@ def test_a_local_archive(small, tmp_path, cache, capsys):
     assert err == ""
     lines = out.splitlines()
     assert lines[0] == f"{small}: sha256 {sha256_file(small)}"
-    assert lines[1].startswith(
-        f"another sha256 than the {kuzushiji.REPORTED_SHA256} that a user of the archive reported"
-    )
+    assert lines[1].startswith(f"not the sha256 {kuzushiji.REPORTED_SHA256} that a user of the archive reported")
     assert lines[2:] == described(cache / "kuzushiji")
     assert small.exists(), "the reader's own file stays"
     before = tree(cache)
@@ -408,7 +406,7 @@ def test_a_local_archive(small, tmp_path, cache, capsys):
     assert ddim("data", "kuzushiji", "--count", 3) == 0
     assert capsys.readouterr().out.splitlines() == described(cache / "kuzushiji")
     assert ddim("data", "kuzushiji") == 3, "not the real one's count"
-    assert "holds 3 pictures of 3 characters instead of 140424 of 3832" in capsys.readouterr().err
+    assert "holds 3 images of 3 characters instead of 140424 of 3832" in capsys.readouterr().err
     assert tree(cache) == before
 
 
@@ -444,8 +442,8 @@ def test_a_download_that_is_not_possible(offline, cache, tmp_path, capsys, monke
     ("message", "argv"),
     [
         ("nothing.tar: no such file", ["--archive", "nothing.tar"]),
-        ("'../evil.png' does not lie as", ["--archive", "evil.tar", "--count", "1"]),
-        ("text.tar is not a whole tar archive", ["--archive", "text.tar"]),
+        ("'../evil.png' is not of the form", ["--archive", "evil.tar", "--count", "1"]),
+        ("text.tar is not a complete tar archive", ["--archive", "text.tar"]),
     ],
 )
 def test_a_fault_is_one_line_and_a_code(cache, tmp_path, monkeypatch, capsys, message, argv):

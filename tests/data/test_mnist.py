@@ -97,7 +97,7 @@ def test_a_folder_is_read(folder):
     assert torch.equal(load_dataset("mnist", root, split="test", limit=3).images, images[:3, None])
 
 
-def test_too_few_pictures(folder):
+def test_too_few_images(folder):
     root, *_ = folder
     with pytest.raises(
         DataError, match=r"the train files hold \(3, 1, 28, 28\) images and 3 labels instead of 60000"
@@ -112,10 +112,10 @@ def test_a_file_cut_short(folder, file, keep):
     root, *_ = folder
     path = root / "MNIST/raw" / file
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"is not whole|is not a file of MNIST") as e:
+    with pytest.raises(DataError, match=r"is not of the right length|is not an MNIST file") as e:
         load_dataset("mnist", root, split="test")
     assert str(e.value).startswith(f"{path} is not ")
-    assert str(e.value).endswith(": get it anew")
+    assert str(e.value).endswith(": get it again")
     assert "\n" not in str(e.value)
 
 
@@ -123,7 +123,7 @@ def test_a_file_cut_short(folder, file, keep):
 def test_a_file_of_something_else(folder, file):
     root, *_ = folder
     (root / "MNIST/raw" / file).write_bytes(b"<html>not found</html>" * 1000)
-    with pytest.raises(DataError, match=f"{file} is not a file of MNIST"):
+    with pytest.raises(DataError, match=f"{file} is not an MNIST file"):
         load_dataset("mnist", root, split="test")
 
 
@@ -164,7 +164,7 @@ def test_labels_that_are_no_digits(folder):
     root, _, labels = folder
     labels[77] = 10
     (root / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(idx(labels))
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte has labels up to 10, not 0 to 9: get it anew"):
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte has labels up to 10, not 0 to 9: get it again"):
         load_dataset("mnist", root, split="test")
 
 
@@ -175,7 +175,7 @@ def test_labels_that_do_not_match(tmp_path):
         load_dataset("mnist", tmp_path, split="test")
 
 
-def test_pictures_of_another_size(tmp_path):
+def test_images_of_another_size(tmp_path):
     images = torch.zeros(10_000, 27, 28, dtype=torch.uint8)
     write_folder(tmp_path, images, images[:, 0, 0])
     with pytest.raises(DataError, match=r"hold \(10000, 1, 27, 28\) images"):
@@ -282,7 +282,7 @@ def test_what_is_broken_in_the_cache_is_fetched_anew(host, kind, damage):
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
-        ("other", "another file came"),
+        ("other", "another file arrived"),
         ("page", "Not a gzipped file"),
         ("cut", "Compressed file ended"),
         (404, "Not Found"),
@@ -311,7 +311,7 @@ def test_a_manifest_that_is_none(tmp_path, monkeypatch, manifest):
     if manifest is not None:
         (tmp_path / "assets" / "manifest.json").write_text(manifest, encoding="utf-8")
     monkeypatch.setattr(mnist.resources, "files", lambda name: tmp_path)
-    with pytest.raises(DataError, match=r"assets is not whole \(.+\): install the package again"):
+    with pytest.raises(DataError, match=r"assets is incomplete \(.+\): install the package again"):
         load_dataset("mnist-10k")
 
 

@@ -19,14 +19,14 @@ def test_what_comes_with_the_package():
     assert "CC BY-SA 3.0" in attribution
 
 
-def test_a_folder_of_pictures(tmp_path):
+def test_a_folder_of_images(tmp_path):
     for kind, n in (("cat", 2), ("dog", 1)):
         (tmp_path / kind).mkdir()
         for i in range(n):
             Image.new("RGB", (8 + i, 6), (200, 10, 10)).save(tmp_path / kind / f"{i}.png")
     (tmp_path / "notes.txt").touch()
     assert lines(str(tmp_path)) == [
-        f"{tmp_path}: 3 pictures of 8x6 to 9x6, 3 colour, 0 grey",
+        f"{tmp_path}: 3 images of 8x6 to 9x6, 3 colour, 0 grey",
         "2 classes: cat 2, dog 1",
         "passed over: 1 other file (.txt)",
     ]

@@ -16,7 +16,7 @@ def last(states):
     return state.xt
 
 
-def test_encode_then_decode_returns_the_picture_better_with_more_steps():
+def test_encode_then_decode_returns_the_image_better_with_more_steps():
     x0 = 0.3 + 0.5 * torch.randn(8, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     model = GaussianDenoiser(0.3, 0.5, SCHEDULE)
     errors = []
@@ -53,7 +53,7 @@ def test_encode_asks_for_times_from_one_to_the_last_but_one():
         encode(model, SCHEDULE, torch.zeros(1, 1), [10, 1000])
 
 
-def test_ends_of_both_lines_are_the_two_noises():
+def test_ends_of_both_lines_are_the_two_starting_points():
     a, b = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for line in (lerp, slerp):
         points = line(a, b, [0.0, 1.0])
@@ -78,7 +78,7 @@ def test_slerp_goes_round_a_circle_at_even_speed():
 def test_slerp_of_one_direction_is_a_line_and_opposites_are_refused():
     a = torch.tensor([1.0, 2.0]).double()
     torch.testing.assert_close(slerp(a, a, [0.3])[0], a)
-    for wrong, message in [(-a, "opposite"), (0 * a, "direction"), (torch.zeros(3), "one shape")]:
+    for wrong, message in [(-a, "opposite"), (0 * a, "direction"), (torch.zeros(3), "same shape")]:
         with pytest.raises(ValueError, match=message):
             slerp(a, wrong, [0.5])
     with pytest.raises(ValueError, match="direction"):

@@ -1,4 +1,4 @@
-"""Pictures from a model and a seed: what they depend on, in which precision they are drawn, and what is refused."""
+"""Images from a model and a seed: what they depend on, in which precision they are drawn, and what is refused."""
 
 import pytest
 import torch
@@ -11,13 +11,13 @@ from ddim_core.oracle import DatasetDenoiser, GaussianDenoiser
 from ddim_core.sample import SIGMA_HAT, predict_noise
 
 SCHEDULE = Schedule.linear()
-SHORT = Schedule.linear(100)  # ends before a network of random weights takes pictures far out of [-1, 1]
+SHORT = Schedule.linear(100)  # ends before a network of random weights takes images far out of [-1, 1]
 ETAS = [0.0, 0.3, 1.0, SIGMA_HAT]
 ORACLE = DatasetDenoiser(randn(12, 1, 4, 4, seed=9).clamp(-1, 1), SCHEDULE)
 
 
 @pytest.mark.parametrize("eta", ETAS)
-def test_a_picture_depends_on_seed_and_number_only(eta):
+def test_an_image_depends_on_seed_and_number_only(eta):
     def draw(n, batch_size, seed=4):
         return generate(ORACLE, SCHEDULE, n, steps=7, seed=seed, eta=eta, shape=(1, 4, 4), batch_size=batch_size)
 
@@ -40,7 +40,7 @@ def test_a_gaussian_gives_the_same_bytes_in_any_batch():
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_a_network_gives_the_same_pictures_in_any_batch(eta):
+def test_a_network_gives_the_same_images_in_any_batch(eta):
     model = tiny_unet()
     draws = [generate(model, SCHEDULE, 5, steps=6, seed=2, eta=eta, batch_size=b) for b in (1, 2, 5)]
     assert draws[0].shape == (5, TINY.in_channels, 8, 8)
@@ -64,9 +64,9 @@ def test_the_number_of_steps_does_not_change_the_starting_noise():
 
 
 def test_generate_cuts_at_the_ends_of_the_range():
-    pictures = generate(lambda x, t: torch.zeros_like(x), SCHEDULE, 3, steps=2, seed=0, shape=(1, 4, 4))
-    assert pictures.min() == -1
-    assert pictures.max() == 1
+    images = generate(lambda x, t: torch.zeros_like(x), SCHEDULE, 3, steps=2, seed=0, shape=(1, 4, 4))
+    assert images.min() == -1
+    assert images.max() == 1
 
 
 def test_generate_passes_the_spacing_on():
@@ -145,8 +145,8 @@ def test_the_state_takes_the_dtype_of_the_network_and_no_half_precision(network,
 def test_the_state_lies_where_the_network_does():
     """On "meta", a device that every machine has: it keeps shapes without numbers."""
     model = Recorder(device="meta")
-    pictures = generate(model, SCHEDULE, 3, steps=4, shape=(1, 2, 2), batch_size=2)
-    assert (pictures.device.type, pictures.shape) == ("meta", (3, 1, 2, 2))
+    images = generate(model, SCHEDULE, 3, steps=4, shape=(1, 2, 2), batch_size=2)
+    assert (images.device.type, images.shape) == ("meta", (3, 1, 2, 2))
     assert model.seen == [(torch.float32, "meta", torch.int64, "meta")] * 8
 
 
@@ -164,8 +164,8 @@ def test_dtype_and_device_for_a_model_without_parameters():
         ({"device": torch.device("meta"), "dtype": torch.float64}, torch.float64, "meta"),
     ]:
         seen.clear()
-        pictures = generate(function, SCHEDULE, 2, steps=3, shape=(1, 2, 2), **options)
-        assert (pictures.dtype, pictures.device.type) == (dtype, device)
+        images = generate(function, SCHEDULE, 2, steps=3, shape=(1, 2, 2), **options)
+        assert (images.dtype, images.device.type) == (dtype, device)
         assert seen == [(dtype, device, torch.int64, device)] * 3
     single = generate(function, SHORT, 2, steps=3, shape=(1, 8, 8))
     double = generate(function, SHORT, 2, steps=3, shape=(1, 8, 8), dtype=torch.float64)

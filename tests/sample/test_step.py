@@ -76,7 +76,7 @@ def test_sigma_hat_has_the_mean_of_eta_1_and_a_wider_noise_but_none_at_the_end()
 
 @pytest.mark.parametrize(("std", "eta"), [(1.0, SIGMA_HAT), (0.0, 0), (0.0, 0.5), (0.0, 1)])
 @pytest.mark.parametrize("steps", [2, 7, 100])
-def test_variances_that_are_exact_for_pure_noise_and_for_a_single_picture(std, eta, steps):
+def test_variances_that_are_exact_for_pure_noise_and_for_a_single_image(std, eta, steps):
     model = GaussianDenoiser(0.0, std, SCHEDULE)
     variance = (ALPHA[T] * std**2 + 1 - ALPHA[T]).item()
     for s, t in reversed(list(pairwise(SCHEDULE.timesteps(steps)[1:]))):
@@ -153,5 +153,5 @@ def test_missing_or_misshapen_noise():
         ddim_step(randn(2, 2), randn(2, 2), 5, 4, SCHEDULE, eta=0.5)
     with pytest.raises(ValueError, match="noise must have the shape of xt"):
         ddim_step(randn(2, 2), randn(2, 2), 5, 4, SCHEDULE, eta=0.5, noise=randn(1, 2))
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         ddim_step(randn(2, 2), randn(1, 2), 5, 4, SCHEDULE)

@@ -127,7 +127,7 @@ def test_mistakes_are_told_at_once_and_not_at_the_first_state():
     for options, message in [
         ({"eta": 0.5}, "pass a generator"),
         ({"eta": SIGMA_HAT}, "pass a generator"),
-        ({"eta": 0.5, "generator": image_generators(0, 3)}, "3 generators for 2 pictures"),
+        ({"eta": 0.5, "generator": image_generators(0, 3)}, "3 generators for 2 images"),
     ]:
         with pytest.raises(ValueError, match=message):
             sample(denoiser, SCHEDULE, randn(2, 2), [0, 5], **options)
@@ -136,7 +136,7 @@ def test_mistakes_are_told_at_once_and_not_at_the_first_state():
 
 
 def test_the_loop_itself_costs_little():
-    """Processor time a step around a network that does nothing; a step of the book's network takes some 10 ms."""
+    """Processor time per step around a network that does nothing; a step of the book's network takes some 10 ms."""
     xT, nothing = randn(1, 1, 28, 28), torch.zeros(1, 1, 28, 28)
     for _ in sample(lambda x, t: nothing, SCHEDULE, xT, SCHEDULE.timesteps(50)):
         pass

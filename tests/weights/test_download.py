@@ -142,7 +142,7 @@ def test_a_download_is_kept_and_verified_each_time(tmp_path, capfd, algorithm):
         assert wanted.fetch()[0] == path
         assert given == ["whole"], "the second came from the cache"
         path.write_bytes(CONTENT[:-1])
-        assert wanted.fetch()[0].read_bytes() == CONTENT, "a damaged copy is fetched anew"
+        assert wanted.fetch()[0].read_bytes() == CONTENT, "a damaged copy is fetched again"
         assert given == ["whole"] * 2
         path.write_bytes(CONTENT[:-1])
     with pytest.raises(UnavailableError):
@@ -164,9 +164,9 @@ def test_a_download_is_tried_again(tmp_path):
     [
         ("cut", tagged(CONTENT), 3, "50000"),
         (404, tagged(CONTENT), 3, "404 Client Error: Not Found"),
-        ("page", tagged(CONTENT), 1, "a web page came instead of the file"),
-        ("whole", tagged(b"other"), 1, "another file came: its sha256 differs"),
-        ("whole", "md5:" + "0" * 32, 1, "another file came: its md5 differs"),
+        ("page", tagged(CONTENT), 1, "a web page arrived instead of the file"),
+        ("whole", tagged(b"other"), 1, "another file arrived: its sha256 differs"),
+        ("whole", "md5:" + "0" * 32, 1, "another file arrived: its md5 differs"),
     ],
 )
 def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, reply, digest, times, reason):
@@ -231,7 +231,7 @@ def test_it_is_kept_and_verified_each_time(at, capfd):
         assert resolve(HUB) == path
         assert fetched(requests) == ["config.json", TENSORS], "the second came from the cache"
         path.resolve().write_bytes(SMALL[TENSORS][:-1] + b"?")
-        assert resolve(HUB).read_bytes() == SMALL[TENSORS], "a damaged copy is fetched anew"
+        assert resolve(HUB).read_bytes() == SMALL[TENSORS], "a damaged copy is fetched again"
         assert fetched(requests) == ["config.json", TENSORS, TENSORS]
     assert resolve(HUB) == path, "the hub is not needed any more"
     path.resolve().write_bytes(SMALL[TENSORS][:-1] + b"?")
@@ -388,7 +388,7 @@ def test_what_a_killed_download_left_is_swept(tmp_path):
 @pytest.mark.parametrize(
     ("files", "lie", "reason"),
     [
-        (SMALL, TENSORS, "another file came: its sha256 differs from the stated one"),
+        (SMALL, TENSORS, "another file arrived: its sha256 differs from the stated one"),
         (SMALL, "cut", "peer closed connection|IncompleteRead"),  # with hub 1 and later; before
         (SMALL, 503, "503"),
         (SMALL, 404, "404"),

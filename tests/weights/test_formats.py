@@ -270,12 +270,12 @@ def test_the_average_of_a_checkpoint_is_taken_where_there_is_one(small, tmp_path
 
 
 def test_it_is_said_which_network_was_taken(large, small, tmp_path, monkeypatch, capsys):
-    """By `info`, and when pictures are drawn. (The optimiser's state, large and of no part, is left out here.)"""
+    """By `info`, and when images are drawn. (The optimiser's state, large and of no part, is left out here.)"""
     monkeypatch.chdir(tmp_path)
     state = large[0].state_dict()
     for name, rest, what in [("ema.pth", [state], "average"), ("raw.pth", [], "last step")]:
         torch.save([{f"module.{k}": v for k, v in state.items()}, {}, 7, 1000, *rest], name)
-        note = f"a checkpoint of the DDIM authors' code, its {what} taken"
+        note = f"a checkpoint of the DDIM authors' code, its {what} is taken"
         assert describe(name)["note"] == note
     assert ddim("sample", "--weights", name, "--n", "1", "--steps", "1", "--out", "x.npy") == 0
     assert capsys.readouterr() == (f"{name}: {note}\n", "")
@@ -346,7 +346,7 @@ def test_groups_of_another_size(small, tmp_path):
 )
 def test_an_absurd_network_takes_no_memory(small, tmp_path, settings):
     folder = folder_b(tmp_path / "b", small, **settings, norm_num_groups=1)
-    with pytest.raises(CheckpointError, match="it is of another network") as e:
+    with pytest.raises(CheckpointError, match="it belongs to another network") as e:
         load_public(folder)
     assert "\n" not in str(e.value)
 
@@ -411,19 +411,19 @@ def test_a_setting_left_out_counts_as_diffusers_takes_it(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sample_size": 0}, "makes no network (resolution must be a positive integer, got 0)"),
+        ({"sample_size": 0}, "describes no network (resolution must be a positive integer, got 0)"),
         ({"sample_size": [16, 16]}, "'sample_size' is [16, 16] instead of a whole number"),
-        ({"sample_size": 4}, "makes no network (4 levels are too many for resolution 4)"),
+        ({"sample_size": 4}, "describes no network (4 levels are too many for resolution 4)"),
         ({"layers_per_block": True}, "'layers_per_block' is true instead of a whole number"),
-        ({"norm_num_groups": 5}, "makes no network (norm_groups = 5 does not divide 16 channels)"),
-        ({"block_out_channels": []}, "makes no network (ch must be a positive integer, got 0)"),
-        ({"block_out_channels": [0, 0, 0, 0]}, "makes no network (integer division or modulo by zero)"),
+        ({"norm_num_groups": 5}, "describes no network (norm_groups = 5 does not divide 16 channels)"),
+        ({"block_out_channels": []}, "describes no network (ch must be a positive integer, got 0)"),
+        ({"block_out_channels": [0, 0, 0, 0]}, "describes no network (integer division or modulo by zero)"),
         (
             {"block_out_channels": [16, 24, 32, 32]},
             "'block_out_channels' is [16, 24, 32, 32] instead of [16, 16, 32, 32]",
         ),
-        ({"block_out_channels": [16.0, 32, 32, 32]}, "makes no network (ch must be a positive integer, got 16.0)"),
-        ({"block_out_channels": [16, "32", 32, 32]}, "makes no network (unsupported operand"),
+        ({"block_out_channels": [16.0, 32, 32, 32]}, "describes no network (ch must be a positive integer, got 16.0)"),
+        ({"block_out_channels": [16, "32", 32, 32]}, "describes no network (unsupported operand"),
         ({"block_out_channels": [16, 32, 32]}, "'down_block_types' is [\"DownBlock2D\", "),
         (
             {"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"]},
@@ -562,10 +562,10 @@ def broken(name, folder, net):
         ("code alone", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
         ("code, newer pickle", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
         ("whole module", "w.ckpt is damaged or holds more than tensors (code in it is never run)"),
-        ("list", "w.ckpt does not hold named tensors alone"),
-        ("state inside", "w.ckpt does not hold named tensors alone"),
-        ("tensor missing", "w.ckpt lacks 'mid.attn_1.q.bias' (1 such tensors): it is of another network"),
-        ("tensor too many", "w.ckpt has unknown 'more' (1 such tensors): it is of another network"),
+        ("list", "w.ckpt does not hold only named tensors"),
+        ("state inside", "w.ckpt does not hold only named tensors"),
+        ("tensor missing", "w.ckpt lacks 'mid.attn_1.q.bias' (1 such tensors): it belongs to another network"),
+        ("tensor too many", "w.ckpt has unknown 'more' (1 such tensors): it belongs to another network"),
         ("shape", "w.ckpt: 'conv_in.weight' has shape (16, 1, 3, 3) instead of (16, 3, 3, 3)"),
         ("transposed", "w.ckpt: 'down.0.downsample.conv.weight' has shape (16, 144) instead of (16, 16, 3, 3)"),
         ("integers", "w.ckpt: 'conv_in.bias' holds torch.int64, not floating-point numbers"),
@@ -611,7 +611,7 @@ def test_times_of_the_shifted_network(small):
     model, xt = Adapter(small), randn(2, 3, 16, 16)
     assert torch.equal(model(xt, torch.tensor([1, 1000])), small(xt, torch.tensor([0, 999])))
     assert model.config == SMALL
-    with pytest.raises(ValueError, match="times from 1 on, got 0"):
+    with pytest.raises(ValueError, match="times must be at least 1, got 0"):
         model(xt, torch.tensor([5, 0]))
     with pytest.raises(TypeError, match="integer"):
         model(xt, torch.tensor([1.0, 2.0]))
@@ -684,7 +684,7 @@ def test_paths_on_the_command_line(small, large, tmp_path, monkeypatch, capsys):
     assert not Path("y.png").exists()
 
 
-def test_seeded_pictures_do_not_depend_on_their_batch(small):
+def test_seeded_images_do_not_depend_on_their_batch(small):
     model, schedule = Adapter(small), Schedule.linear()
     together = generate(model, schedule, 3, steps=3, seed=1)
     apart = generate(model, schedule, 3, steps=3, seed=1, batch_size=1)

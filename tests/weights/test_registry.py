@@ -115,7 +115,7 @@ def test_where_the_weights_come_from(monkeypatch):
     assert find("cifar10").path != official.path, "another file never takes the place of the official one"
     for digest in ("none", "sha256:", "md5:" + "0" * 31, "sha256:" + "g" * 64, "0" * 64):
         monkeypatch.setenv("DDIM_CORE_CIFAR10_HASH", digest)
-        with pytest.raises(UsageError, match="is no hash of a file"):
+        with pytest.raises(UsageError, match="is not the hash of a file"):
             load_pretrained("cifar10")
     monkeypatch.delenv("DDIM_CORE_CIFAR10_HASH")
     for url in ("file:///etc/passwd", "ema.ckpt", "ftp://x/y"):

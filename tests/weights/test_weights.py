@@ -66,16 +66,16 @@ def test_the_shipped_network():
 
 
 def test_the_shipped_network_draws():
-    """Digits, roughly: strokes of white on a ground of black."""
+    """Digits, roughly: white strokes on a black background."""
     model, schedule = load_pretrained("mnist")
-    pictures = generate(model, schedule, 8, steps=10, seed=0)
-    assert pictures.shape == (8, 1, 28, 28)
-    assert 0.5 < (pictures < -0.8).double().mean() < 0.95
-    assert 0.03 < (pictures > 0.5).double().mean() < 0.3
+    images = generate(model, schedule, 8, steps=10, seed=0)
+    assert images.shape == (8, 1, 28, 28)
+    assert 0.5 < (images < -0.8).double().mean() < 0.95
+    assert 0.03 < (images > 0.5).double().mean() < 0.3
     edge = torch.ones(28, 28, dtype=torch.bool)
     edge[2:-2, 2:-2] = False
-    assert pictures[:, 0, edge].mean() < -0.7
-    assert pictures[:, 0, 9:19, 9:19].mean() > pictures[:, 0, edge].mean() + 0.2
+    assert images[:, 0, edge].mean() < -0.7
+    assert images[:, 0, 9:19, 9:19].mean() > images[:, 0, edge].mean() + 0.2
 
 
 def test_the_provenance_of_the_shipped_network():
