@@ -26,6 +26,10 @@ from bookpages import ROOT
 COLAB = Path(os.environ.get("DDIM_COLAB", ROOT / ".venv-colab"))
 PATIENCE = 180  # seconds: a busy machine is slow, not wrong
 
+READY = "window.Jupyter?.notebook?.kernel?.is_connected() && Jupyter.notebook.kernel.widget_manager"
+# On opening a notebook ipywidgets asks the kernel which widgets there are, and when it has heard, draws each anew. Where cells run
+# meanwhile, that comes after them and hides what they have drawn. To ask once more is to wait until the first answer is there.
+SETTLE = "Jupyter.notebook.kernel.widget_manager._loadFromKernel()"
 EXECUTE = """([code, value]) => new Promise(resolve => Jupyter.notebook.kernel.execute(
   code, {shell: {reply: message => resolve(message.content)}}, {silent: false, user_expressions: {value}}))"""
 
@@ -95,7 +99,8 @@ def notebook(base: str, browser: Browser, name: str) -> Iterator[Page]:
     with bookpages.watched(browser, base) as watched:
         page = watched.page
         page.goto(f"{base}/notebooks/{name}.ipynb")
-        page.wait_for_function("window.Jupyter?.notebook?.kernel?.is_connected()", timeout=PATIENCE * 1000)
+        page.wait_for_function(READY, timeout=PATIENCE * 1000)
+        page.evaluate(SETTLE)
         page.evaluate("Jupyter.notebook.execute_all_cells()")
         yield page
         page.evaluate("new Promise(gone => Jupyter.notebook.session.delete(gone, gone))")
