@@ -57,7 +57,7 @@ test: $(READY)
 	$(WHEEL) && $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$D/package" "$$D"/*.whl && \
 	export PYTHONPATH="$$D/package" && $(NOTEBOOKS) --nbmake-kernel=python3 .
 
-# every notebook, and a slider in a browser, with Colab's versions of all but torch and Python
+# every notebook, and three sliders in a browser, with Colab's versions of all but torch and Python
 test-colab: $(READY)
 	$(WHEEL) && $(PY) tests/envs/colab.py make .venv-colab "$$D"/*.whl && \
 	export PYTHONPATH= JUPYTER_PATH="$(CURDIR)/.venv-colab/share/jupyter" && $(NOTEBOOKS) --nbmake-kernel=colab .

@@ -1,4 +1,4 @@
-"""A slider in a notebook with a kernel of Colab's versions: moved from Python and by hand, it shows another picture.
+"""Sliders in a notebook with a kernel of Colab's versions: moved from Python and by hand, they show another picture.
 
 The notebook program is the one that ipywidgets 7 was made for and brings along; Colab's own cannot be had outside Colab.
 """
@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book"))
 import bookpages
@@ -26,30 +26,43 @@ from bookpages import ROOT
 COLAB = Path(os.environ.get("DDIM_COLAB", ROOT / ".venv-colab"))
 PATIENCE = 180  # seconds: a busy machine is slow, not wrong
 
+READY = "window.Jupyter?.notebook?.kernel?.is_connected() && Jupyter.notebook.kernel.widget_manager"
+# On opening a notebook ipywidgets asks the kernel which widgets there are, and when it has heard, draws each anew. Where cells run
+# meanwhile, that comes after them and hides what they have drawn. To ask once more is to wait until the first answer is there.
+SETTLE = "Jupyter.notebook.kernel.widget_manager._loadFromKernel()"
 EXECUTE = """([code, value]) => new Promise(resolve => Jupyter.notebook.kernel.execute(
   code, {shell: {reply: message => resolve(message.content)}}, {silent: false, user_expressions: {value}}))"""
 
 
-def chapter() -> str:
-    """The chapter on noising down to its slider, which a name is given to."""
-    book = json.loads((ROOT / "book" / "noising.ipynb").read_text(encoding="utf-8"))
-    last = next(k for k, cell in enumerate(book["cells"]) if cell["id"] == "noising-slider")
-    name = {
+# chapter, the cell that ends with the slider, what is written before it
+SLIDERS = [
+    ("noising", "noising-slider", "time t"),
+    ("denoising", "denoising-coin-slider", "steps S"),
+    ("fewer_still", "fewer-slider", "calls S"),
+]
+
+
+def chapter(name: str, slider: str) -> str:
+    """A chapter down to one of its sliders, which a name is given to. (`_` may be a variable of the chapter's own.)"""
+    book = json.loads((ROOT / "book" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    last = next(k for k, cell in enumerate(book["cells"]) if cell["id"] == slider)
+    named = {
         "cell_type": "code",
         "execution_count": None,
         "id": "name",
         "metadata": {},
         "outputs": [],
-        "source": "box = _",
+        "source": "box = Out[max(Out)]",
     }
-    return json.dumps({**book, "cells": [*book["cells"][: last + 1], name]})
+    return json.dumps({**book, "cells": [*book["cells"][: last + 1], named]})
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory) -> Iterator[Page]:
-    """The chapter in a browser, run by the notebook program of the other environment. Without either the tests fail."""
+def base(tmp_path_factory) -> Iterator[str]:
+    """The address of the notebook program of the other environment, with the chapters. Without it the tests fail."""
     folder, own = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
-    (folder / "noising.ipynb").write_text(chapter(), encoding="utf-8")
+    for name, slider, _ in SLIDERS:
+        (folder / f"{name}.ipynb").write_text(chapter(name, slider), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,18 +79,31 @@ def notebook(tmp_path_factory) -> Iterator[Page]:
     with open(own / "log", "w", encoding="utf-8") as log:
         command = [COLAB / "bin" / "python", "-m", "notebook", *options]
         server = subprocess.Popen(command, cwd=folder, env={**env, **places}, stdout=log, stderr=log)
-    base = f"http://127.0.0.1:{port}"
     try:
-        wait_for(f"{base}/api/status", server, own / "log")
-        with bookpages.chromium() as browser, bookpages.watched(browser, base) as watched:
-            page = watched.page
-            page.goto(f"{base}/notebooks/noising.ipynb")
-            page.wait_for_function("window.Jupyter?.notebook?.kernel?.is_connected()", timeout=PATIENCE * 1000)
-            page.evaluate("Jupyter.notebook.execute_all_cells()")
-            yield page
+        wait_for(f"http://127.0.0.1:{port}/api/status", server, own / "log")
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with bookpages.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def notebook(base: str, browser: Browser, name: str) -> Iterator[Page]:
+    """A chapter in the browser, its cells all run, and its kernel gone with it."""
+    with bookpages.watched(browser, base) as watched:
+        page = watched.page
+        page.goto(f"{base}/notebooks/{name}.ipynb")
+        page.wait_for_function(READY, timeout=PATIENCE * 1000)
+        page.evaluate(SETTLE)
+        page.evaluate("Jupyter.notebook.execute_all_cells()")
+        yield page
+        page.evaluate("new Promise(gone => Jupyter.notebook.session.delete(gone, gone))")
 
 
 def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
@@ -102,31 +128,39 @@ def python(page: Page, code: str, value: str = "None") -> str:
     return literal_eval(reply["user_expressions"]["value"]["data"]["text/plain"])
 
 
-def assert_shows(page: Page, index: int) -> str:
+def assert_shows(page: Page, slider: Locator, index: int) -> str:
     """The picture and the label beside the slider are those of a position; a fingerprint of the picture."""
-    picture = page.locator(".ddim-slider img")
+    picture = slider.locator("img")
     expect(picture).to_have_attribute("alt", python(page, "", f"box.alts[{index}]"), timeout=30_000)
-    expect(page.locator(".ddim-slider output")).to_have_text(python(page, "", f"box.labels[0][{index}]"))
-    page.wait_for_function("document.querySelector('.ddim-slider img').naturalWidth > 100")
+    expect(slider.locator("output")).to_have_text(python(page, "", f"box.labels[0][{index}]"))
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("img => img.naturalWidth") > 100
     mark = sha256(picture.get_attribute("src").removeprefix("data:image/webp;base64,").encode()).hexdigest()
     assert mark == python(page, "import hashlib", f"hashlib.sha256(box.frames[{index}].encode()).hexdigest()")
     return mark
 
 
-def test_a_slider_moves_with_colabs_versions(notebook: Page) -> None:
+@pytest.mark.parametrize(("name", "label"), [(name, label) for name, _, label in SLIDERS])
+def test_a_slider_moves_with_colabs_versions(notebook: Page, label: str) -> None:
     listed = (ROOT / "tests" / "envs" / "colab.txt").read_text(encoding="utf-8").lower().split()
     for module in ("ipywidgets", "IPython", "ipykernel", "anywidget", "traitlets"):
         assert f"{module.lower()}=={python(notebook, f'import {module}', f'{module}.__version__')}" in listed
 
-    expect(notebook.locator(".ddim-slider img")).to_have_count(1, timeout=PATIENCE * 1000)
+    # the kernel answers in turn, so all cells are done by now
     assert notebook.locator(".output_error").count() == 0
-    start = int(python(notebook, "", "box.index"))
-    seen = [assert_shows(notebook, start)]
-    for index in (3, 20):
+    assert python(notebook, "", "box.names[0]") == label
+    slider = notebook.locator(".ddim-slider").last  # the chapter may have others above
+    expect(slider.get_by_label(label)).to_be_visible(timeout=PATIENCE * 1000)
+    above = notebook.locator(".ddim-slider img").evaluate_all("all => all.slice(0, -1).map(img => img.alt)")
+
+    start, count = int(python(notebook, "", "box.index")), int(python(notebook, "", "len(box.frames)"))
+    seen = [assert_shows(notebook, slider, start)]
+    for index in (start - 1, count - 1):
         python(notebook, f"box.index = {index}")
-        seen.append(assert_shows(notebook, index))
+        seen.append(assert_shows(notebook, slider, index))
     assert len(set(seen)) == 3, "three positions, three pictures"
 
-    notebook.get_by_label("time t").press("Home")
-    assert_shows(notebook, 0)
+    slider.get_by_label(label).press("Home")
+    assert_shows(notebook, slider, 0)
     assert python(notebook, "", "box.index") == "0", "Python hears of it"
+    assert above == notebook.locator(".ddim-slider img").evaluate_all("all => all.slice(0, -1).map(img => img.alt)")
