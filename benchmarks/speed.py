@@ -91,7 +91,11 @@ class Bench:
             try:
                 with limit(min(10, self.left())):
                     a = torch.randn(2, n, n, device=self.device).to(torch.bfloat16 if name == "bf16" else torch.float32)
-                    seconds = min(self.timed(lambda: a[0] @ a[1], self.clock) for _ in range(30))  # noqa: B023
+                    start, seconds = time.perf_counter(), float("inf")
+                    for i in range(30):
+                        if i > 2 and time.perf_counter() - start > 3:  # a machine that is busy or slow
+                            break
+                        seconds = min(seconds, self.timed(lambda: a[0] @ a[1], self.clock))  # noqa: B023
                 self.report["peak_flops"][name] = 2 * n**3 / seconds
             except (Exception, TooLong) as error:
                 print(f"peak {name}: {error}")

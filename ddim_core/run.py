@@ -172,7 +172,7 @@ def save(trainer, path: str | Path) -> None:
 def begun(path: str | Path) -> tuple[TrainConfig, dict]:
     """The settings of the run that wrote a checkpoint, and the rest of its description.
 
-    In it, "loaded" is what `trainer.loaded` was: how the command line found the pictures; empty where a program gave them.
+    In it, "loaded" is what `trainer.loaded` was: how the command line found the images; empty where a program gave them.
 
     Raises:
         CheckpointError: no such file, or a damaged one.
@@ -195,7 +195,7 @@ def load(trainer, path: str | Path) -> None:
     mine = json.loads(json.dumps(asdict(trainer.config)))
     if (
         mine["dataset"] not in DATASETS and saved["dataset"] not in DATASETS
-    ):  # spelt in another way or moved: its pictures decide
+    ):  # spelt in another way or moved: its images decide
         mine["dataset"] = saved["dataset"]
         trainer.config = replace(trainer.config, dataset=saved["dataset"])
     different = sorted(k for k in mine if k not in MAY_CHANGE and mine[k] != saved.get(k))

@@ -1,14 +1,15 @@
 """Training: the six steps of the loop, made fit for real runs.
 
-    1. draw pictures x_0            4. x_t by equation 1
+    1. draw images x_0              4. x_t by equation 1
     2. draw times t in 1..T         5. loss = mean (eps_theta(x_t, t) - eps)^2     (DDPM, eq. 14)
     3. draw noise eps               6. move theta down the gradient
 
 Around them: averaged weights (EMA), learning-rate warm-up and decay, gradient clipping, mixed precision, several
-processes, and checkpoints from which a run goes on exactly. On a GPU one step is recorded and replayed (`device.Replay`): asked
-for one by one, its many small kernels keep the CPU busy for several times as long as the GPU. Step k of a run draws its pictures, times and noise from
-seeds derived of (seed, k), so neither an interruption nor the number of processes changes them. (Dropout also survives
-an interruption, but is drawn by each process for itself.)
+processes, and checkpoints from which a run goes on exactly. On a GPU one step is recorded and replayed (`device.Replay`):
+asked for one by one, its many small kernels keep the CPU busy for several times as long as the GPU.
+
+Step k of a run draws its images, times and noise from seeds derived from (seed, k), so neither an interruption nor the
+number of processes changes them. (Dropout also survives an interruption, but is drawn by each process for itself.)
 """
 
 import math
@@ -72,7 +73,7 @@ class Trainer:
             long run on a GPU wins back.
 
     Raises:
-        UsageError: images that do not fit the network, or more processes than pictures in a batch.
+        UsageError: images that do not fit the network, or more processes than images in a batch.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Trainer:
             None  # the weights that the run started from, where it did not start from random ones
         )
         self.saved = False  # whether there is a checkpoint to go back to
-        self.loaded: dict = {}  # how the command line found the pictures, for the next time
+        self.loaded: dict = {}  # how the command line found the images, for the next time
         self.loss_by_time = LossByTime(self.schedule.T, device=self.device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
@@ -203,7 +204,7 @@ class Trainer:
         return min_snr(t, self.schedule) if self.config.loss_weight == "min-snr" else torch.ones_like(t).float()
 
     def _note_losses(self, t: Tensor, losses: Tensor) -> Tensor:
-        """Enter the losses of this process's pictures; returns the mean over all processes, without weights."""
+        """Enter the losses of this process's images; returns the mean over all processes, without weights."""
         added = self.loss_by_time.measured(t, losses)
         if self.world > 1:
             dist.all_reduce(added)
@@ -246,7 +247,7 @@ def train(
 def _train(trainer: Trainer, out: str | Path | None, stop: Callable[[], bool]) -> Iterator[TrainStep]:
     saved = time.monotonic()
     while trainer.steps_done < trainer.total_steps:
-        with enough_memory("train with a smaller --batch-size, or smaller pictures (--resolution)"):
+        with enough_memory("train with a smaller --batch-size, or smaller images (--resolution)"):
             result = trainer.step()
         stopping = _agree(stop, trainer)
         age = time.monotonic() - saved

@@ -56,7 +56,7 @@ def test_the_network_says_the_same():
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, "sigma-hat"])
-def test_a_seed_gives_the_same_pictures(eta):
+def test_a_seed_gives_the_same_images(eta):
     there, schedule = load_pretrained("mnist", "cuda")
     here, _ = load_pretrained("mnist")
     a = generate(there, schedule, 4, steps=10, seed=0, eta=eta)
@@ -88,7 +88,7 @@ def test_the_walk_in_half_precision_does_not_wait_and_is_nearly_that_in_float32(
     assert 1e-6 < relative(rough.xt, exact.xt) < 0.05
 
 
-def test_pictures_are_drawn_where_the_network_lies_or_where_they_should():
+def test_images_are_drawn_where_the_network_lies_or_where_they_should():
     asked = []
 
     def function(xt, t):

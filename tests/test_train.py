@@ -204,7 +204,7 @@ def test_memory_that_does_not_suffice_is_one_line(tmp_path):
     t = trainer()
     t.batch = lambda step: torch.empty(10**15)  # torch's own words for it
     with pytest.raises(
-        UsageError, match=r"^out of memory: train with a smaller --batch-size, or smaller pictures \(--reso"
+        UsageError, match=r"^out of memory: train with a smaller --batch-size, or smaller images \(--reso"
     ):
         list(train(t, tmp_path))
     assert os.listdir(tmp_path) == []
