@@ -13,7 +13,7 @@ READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null 
 export OMP_NUM_THREADS ?= 1
 # for tests only: in the environment of a build it would keep the figures out of the pages
 test test-lowest: export MPLBACKEND = agg
-# where the public weights can be downloaded, the chapter on them draws one picture instead of hundreds
+# where the public weights can be downloaded, the chapter on them draws one image instead of hundreds
 test test-colab: export DDIM_QUICK = 1
 
 # The package as a wheel in $$D, a folder that goes when the recipe ends; and all notebooks run in an empty folder, where nothing

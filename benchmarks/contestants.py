@@ -60,7 +60,7 @@ def random_weights(config: UNetConfig) -> dict[str, Tensor]:
 
 
 class Stage:
-    """What all contestants share: the shape, the weights, the pictures, the device."""
+    """What all contestants share: the shape, the weights, the images, the device."""
 
     def __init__(self, device: torch.device, tiny: bool):
         self.device, self.recipe = device, TINY if tiny else RECIPES["mnist"].unet
@@ -130,7 +130,7 @@ class Stage:
         """The note's own loop, or what users of diffusers write."""
         model, note, done = self.network(c).train(), c.kind == "note", 0
         optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
-        home = torch.device("cpu") if note else self.device  # where pictures are kept and times are drawn
+        home = torch.device("cpu") if note else self.device  # where images are kept and times are drawn
         pictures = (self.images.float() / 255).to(home)
         alpha = RECIPES["mnist"].schedule.alpha.float().to(self.device)
 

@@ -8,8 +8,8 @@ changes rates more than ratios (with one thread of a CPU, seconds are the proces
 the original settings (dropout 0.1, 32 groups); "ours" has the recipe's (no dropout, 8 groups), and where it says
 "original settings" the same as they.
 
-A training step of the note is its own loop: Adam, no clipping, the loss read back at each step; pictures come from
-memory, so its data loader costs nothing. diffusers' has pictures on the device and clipping; ours is
+A training step of the note is its own loop: Adam, no clipping, the loss read back at each step; images come from
+memory, so its data loader costs nothing. diffusers' has images on the device and clipping; ours is
 `ddim_core.train.Trainer`, with averaged weights. Sampling is one call of the network in inference mode. Eager
 contestants come first; compiled ones then take turns with the note's, as far as the time goes.
 """
@@ -228,7 +228,7 @@ class Bench:
 
 
 def flops(stage: Stage) -> int:
-    """Of one call for one picture, on the CPU and with gradients: there attention is two products, which are counted."""
+    """Of one call for one image, on the CPU and with gradients: there attention is two products, which are counted."""
     xt = torch.zeros(1, 1, stage.recipe.resolution, stage.recipe.resolution)
     with FlopCounterMode(display=False) as counter:
         UNet(stage.recipe)(xt, torch.ones(1, dtype=torch.int64))

@@ -412,7 +412,7 @@ def test_the_remedy_of_fp32_works(tmp_path, capsys):
     draw = ["sample", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
     for argv, said in (
         (train, "the loss is not finite by step 3 (lr 0.00045, bf16): nothing was saved yet; begin again with a"),
-        (draw, "the pictures of w.safetensors are not finite (bf16; "),
+        (draw, "the images of w.safetensors are not finite (bf16; "),
     ):
         assert ddim(*argv, "--amp", "bf16", "--device", "cpu") == 5
         err = capsys.readouterr().err

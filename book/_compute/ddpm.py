@@ -5,11 +5,11 @@ Run at the repository's root; one idle thread needs about ten minutes:
     python book/_compute/ddpm.py
 
 With --quick, which is for looking at the layout of the page, the largest numbers of steps are 30, 40 and 50, and the
-classifier judges 8 pictures; the provenance says so, and the chapter refuses the result.
+classifier judges 8 images; the provenance says so, and the chapter refuses the result.
 
-Stores the result "ddpm". For each S in `steps` and eta in `etas`: uint8 `images` [6, 5, 8, 28, 28], picture i as
+Stores the result "ddpm". For each S in `steps` and eta in `etas`: uint8 `images` [6, 5, 8, 28, 28], image i as
 `generate(..., seed=0)` draws it. For the few numbers of steps in `judged_steps`: `probability` [4, 5, n], how sure the
-classifier is of the digit that it sees, in the first n pictures.
+classifier is of the digit that it sees, in the first n images.
 """
 
 import argparse
@@ -32,7 +32,7 @@ SHOWN = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=64, help="pictures that the classifier judges (default 64)")
+    parser.add_argument("--n", type=int, default=64, help="images that the classifier judges (default 64)")
     parser.add_argument("--quick", action="store_true", help="a stand-in to look at the page with, not to keep")
     args = parser.parse_args()
     steps = QUICK_STEPS if args.quick else STEPS

@@ -6,8 +6,8 @@ Run at the repository's root; one thread needs about seven minutes:
 
 Stores the result "imputation". The digits are the first `--each` of every label in mnist-10k; `index` [n] says which. For
 the erased `shapes`, given by `known` [3, 28, 28], and the `methods`, uint8 `images` [shapes, methods, n, fills, 28, 28];
-every method costs about 100 calls of the network a picture. For the numbers of `visits`, with 20 steps and the first shape,
-`visit_images` [visits, m, 28, 28] of the first m digits. Fill-in k of digit i draws its noise from picture i under seed k.
+every method costs about 100 calls of the network an image. For the numbers of `visits`, with 20 steps and the first shape,
+`visit_images` [visits, m, 28, 28] of the first m digits. Fill-in k of digit i draws its noise from image i under seed k.
 """
 
 import argparse
@@ -30,7 +30,7 @@ VISITS = (1, 2, 5, 10, 20)
 
 
 def erased_shapes() -> dict[str, Tensor]:
-    """What is known of a picture, bool `[28, 28]`, for each shape of erasure."""
+    """What is known of an image, bool `[28, 28]`, for each shape of erasure."""
     half, band = torch.ones(2, 28, 28, dtype=torch.bool)
     half[14:] = False
     band[9:19] = False
@@ -39,7 +39,7 @@ def erased_shapes() -> dict[str, Tensor]:
 
 
 def fill(denoiser, schedule, y, known, tau, draw, visits=1, eta=0.0):
-    """As in the notebook, which checks that both give the same pictures."""
+    """As in the notebook, which checks that both give the same images."""
     alpha, x = schedule.alpha, draw()
     for s, t in zip(reversed(tau[:-1]), reversed(tau[1:]), strict=True):
         for visit in range(visits if s > 0 else 1):

@@ -1,4 +1,4 @@
-"""Brush kanji: what the data are, what the network draws, and which training picture is nearest to each drawing.
+"""Brush kanji: what the data are, what the network draws, and which training image is nearest to each drawing.
 
 Run at the repository's root, where the brush fonts are installed, with the folder that holds kkanji2; one thread needs
 about eight minutes:
@@ -8,20 +8,20 @@ about eight minutes:
 The young network is the one with whose weights training began anew (`ddim info kanji` has its sha256 as the origin's, and
 the repository's history has its file).
 
-Stores the result "kanji", all pictures as uint8:
+Stores the result "kanji", all images as uint8:
  - `hands` [characters, fonts, 64, 64], eight characters in each font; `counts` [fonts, 4], how many kanji the font lists,
    leaves empty, repeats, and gives to the data; `in_hands` [fonts], characters that 1, 2, ... of them drew;
  - `samples` [n, 64, 64] in S steps with eta = 1, guesses limited to [-1, 1]; the first eight for the numbers of steps in
    `steps`, `step_images`;
  - eta = 0 in 20 steps by the young network, by the young network from noise whose mean is taken away, and by the network
    as it is now: the first eight, `ddim_images`, and the mean brightness, 0 to 1, of all n, `ddim_ink`; the mean of
-   256 noises, and what the young network and this one see of it in as many noised pictures, at the times `mean_times`:
+   256 noises, and what the young network and this one see of it in as many noised images, at the times `mean_times`:
    `means` [networks, times, 2, 256];
- - for the samples, by each of `kinds`: `distance` and the nearest training pictures, `neighbours` [kinds, n, 64, 64], with
-   their characters; for some training pictures, `real_index`, the `real_distance` to the nearest other one, whether that
-   shows the `same` character, and how many `mates`, other pictures of its character, there are; and their
-   `shifted_distance` to the nearest training picture when they are moved by one pixel to the right and down;
- - `measure`, `real_measure`: ink, grey pixels and pieces of samples and of the same training pictures.
+ - for the samples, by each of `kinds`: `distance` and the nearest training images, `neighbours` [kinds, n, 64, 64], with
+   their characters; for some training images, `real_index`, the `real_distance` to the nearest other one, whether that
+   shows the `same` character, and how many `mates`, other images of its character, there are; and their
+   `shifted_distance` to the nearest training image when they are moved by one pixel to the right and down;
+ - `measure`, `real_measure`: ink, grey pixels and pieces of samples and of the same training images.
 """
 
 import argparse
@@ -47,7 +47,7 @@ CHARACTERS = "永書道風夢雨花龍"
 
 
 def fonts_of(data: Dataset, fonts: str | None) -> tuple[list[str], np.ndarray, Tensor]:
-    """The fonts' names; how many kanji each lists, leaves empty, repeats, and gives to the data; each picture's font."""
+    """The fonts' names; how many kanji each lists, leaves empty, repeats, and gives to the data; each image's font."""
     place = {hashlib.sha256(image.numpy().tobytes()).digest(): k for k, image in enumerate(data.images)}
     font = torch.full((len(data),), -1)
     paths, counts = find_fonts(fonts), []
@@ -64,7 +64,7 @@ def fonts_of(data: Dataset, fonts: str | None) -> tuple[list[str], np.ndarray, T
                 font[k] = number
         counts.append((listed, empty, repeated, int((font == number).sum())))
         print(path.name, *counts[-1], flush=True)
-    assert (font >= 0).all(), "the data hold pictures that these fonts do not draw"
+    assert (font >= 0).all(), "the data hold images that these fonts do not draw"
     return [path.stem for path in paths], np.array(counts), font
 
 
@@ -89,7 +89,7 @@ def measures(images: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def means(net: UNet, schedule: Schedule, images: Tensor, n: int = 256) -> Tensor:
-    """The mean over a picture of the noise that is in it, and of the noise that the network sees: `[len(TIMES), 2, n]`."""
+    """The mean over an image of the noise that is in it, and of the noise that the network sees: `[len(TIMES), 2, n]`."""
     generator = torch.Generator().manual_seed(1)
     x0 = to_model(images[torch.randperm(len(images), generator=generator)[:n]])
     eps, found = torch.randn(x0.shape, generator=generator), []
@@ -156,7 +156,7 @@ def main() -> None:
             "distance": of_samples[:, 0].numpy(),
             "neighbours": data.images[found[:, 0]].squeeze(1).numpy(),
             "characters": np.array([data.classes[k] for k in data.labels[found[:, 0]]]),
-            "real_distance": of_real[:, 1].numpy(),  # the first is the picture itself
+            "real_distance": of_real[:, 1].numpy(),  # the first is the image itself
             "same": same.numpy(),
             "shifted_distance": of_shifted[:, 0].numpy(),
         }

@@ -4,7 +4,7 @@ Run at the repository's root, with the folder of the run that the shipped weight
 
     python book/_compute/mnist_epochs.py runs/mnist
 
-Stores the result "mnist_epochs": uint8 `samples` [epochs, 8, 28, 28], the first eight pictures of each sheet (averaged
+Stores the result "mnist_epochs": uint8 `samples` [epochs, 8, 28, 28], the first eight images of each sheet (averaged
 weights, 20 steps, seed 0), and the numbers of the `epochs`, up to the last one of the shipped weights.
 """
 
@@ -21,7 +21,7 @@ FIRST, COLUMNS, SIDE, PAD = 8, 8, 28, 2  # as `ddim train` lays the sheets out
 
 
 def first_row(sheet: Path) -> np.ndarray:
-    """The first eight pictures of a sheet, uint8 `[8, 28, 28]`.
+    """The first eight images of a sheet, uint8 `[8, 28, 28]`.
 
     Raises:
         SystemExit: the sheet is missing, or laid out in another way.

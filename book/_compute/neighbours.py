@@ -4,7 +4,7 @@ Run at the repository's root, with the folder that holds MNIST/raw:
 
     python book/_compute/neighbours.py --data FOLDER
 
-Three sets of pictures look for their nearest training image, by pixels and by the classifier's features: samples of the
+Three sets of images look for their nearest training image, by pixels and by the classifier's features: samples of the
 shipped weights, test images, and training images, which look for the nearest other one. Stores the result "neighbours":
 distances and indices of all, what the classifier says of the samples, and as uint8 the first 100 of each of the first
 two sets with their neighbours.
@@ -27,7 +27,7 @@ STEPS, SHOWN = 50, 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", metavar="FOLDER", help="left out, MNIST is downloaded")
-    parser.add_argument("--n", type=int, default=300, help="pictures in each of the three sets")
+    parser.add_argument("--n", type=int, default=300, help="images in each of the three sets")
     args = parser.parse_args()
 
     classifier = load_classifier()

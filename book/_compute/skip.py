@@ -1,4 +1,4 @@
-"""The same starting noise, sampled on grids of more and fewer steps: pictures, calls of the network, seconds.
+"""The same starting noise, sampled on grids of more and fewer steps: images, calls of the network, seconds.
 
 Run at the repository's root; one thread needs about five minutes for 32 digits:
 
@@ -6,7 +6,7 @@ Run at the repository's root; one thread needs about five minutes for 32 digits:
 
 Stores the result "skip". For the times that are visited every k-th step, k in `every`: uint8 `images` [5, n, 28, 28], the
 number of `calls`, the processor `seconds` they took on one thread. For the few numbers of steps in `steps`, uint8
-`step_images` [5, n, 28, 28]. Picture i starts from the noise that `generate(..., seed=0)` gives it.
+`step_images` [5, n, 28, 28]. Image i starts from the noise that `generate(..., seed=0)` gives it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STEPS = (1, 2, 5, 20, 50)  # counts that `EVERY` does not give
 
 
 def draw(model: UNet, schedule: Schedule, xT: Tensor, tau: list[int]) -> tuple[np.ndarray, float]:
-    """The pictures that a walk down `tau` ends in, uint8 `[n, H, W]`, and the processor seconds it took."""
+    """The images that a walk down `tau` ends in, uint8 `[n, H, W]`, and the processor seconds it took."""
     # not the clock on the wall: other programs on the machine are none of its business
     start = time.process_time()
     for state in sample(model, schedule, xT, tau):  # noqa: B007
