@@ -217,6 +217,7 @@ def _here(device: torch.device) -> dict:
         "machine": _machine(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **({"cudnn_tf32": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}),
         "version": __version__,
     }
 
