@@ -11,8 +11,8 @@ import pytest
 import torch
 from helpers import TINY_28, randomised, tiny_unet
 
-from ddim_core import evaluate as judging
 from ddim_core import UNet, metrics
+from ddim_core import evaluate as judging
 from ddim_core.data import load_dataset, to_uint8
 from ddim_core.drawing import Drawing
 from ddim_core.errors import DataError, UsageError
@@ -134,21 +134,27 @@ def test_it_goes_on_where_it_was_stopped(weights, tmp_path):
     assert settings(more)[4:] == [(3, "quadratic", 0.0, 1, 8)]
 
 
-def test_a_slow_row_has_fewer_samples_and_says_so(weights, tmp_path):
-    found = evaluate(Drawing(weights, 1), cells([2, 500], n=6, n_slow=5), out=tmp_path / "f.json")
-    assert settings(found) == [(2, "uniform", 0.0, 1, 6), (500, "uniform", 0.0, 1, 5)]
+@pytest.fixture
+def soon_slow(monkeypatch):
+    """Six steps count as many."""
+    monkeypatch.setattr(judging, "SLOW", 6)
+
+
+def test_a_slow_row_has_fewer_samples_and_says_so(soon_slow, weights, tmp_path):
+    found = evaluate(Drawing(weights, 1), cells([2, 6], n=6, n_slow=5), out=tmp_path / "f.json")
+    assert settings(found) == [(2, "uniform", 0.0, 1, 6), (6, "uniform", 0.0, 1, 5)]
     assert [sum(row["figures"]["classes"]) for row in found["rows"]] == [6, 5]
-    assert [row["made"]["sampled"]["calls"] for row in found["rows"]] == [12, 2500]
+    assert [row["made"]["sampled"]["calls"] for row in found["rows"]] == [12, 30]
     assert (found["of"]["n"], found["of"]["n_slow"]) == (6, 5)
 
 
-def test_a_file_of_something_else_is_left_as_it_is(weights, tmp_path):
+def test_a_file_of_something_else_is_left_as_it_is(soon_slow, weights, tmp_path):
     out = tmp_path / "f.json"
-    evaluate(Drawing(weights, 1), cells([2, 500], n=6, n_slow=5), out=out)
+    evaluate(Drawing(weights, 1), cells([2, 6], n=6, n_slow=5), out=out)
     before = out.read_bytes()
     for drawing, asked, seed, other in (
         (weights, cells([2], n=7), 0, "--n"),
-        (weights, cells([2, 600], n=7, n_slow=6), 1, "--n, --n-slow, --seed"),
+        (weights, cells([2, 7], n=7, n_slow=6), 1, "--n, --n-slow, --seed"),
         ("mnist", cells([2], n=6), 0, "weights"),
     ):
         message = f"{out} holds rows of other {other}: use the same, or choose another --out"
