@@ -1,6 +1,6 @@
 """Results of `ddim evaluate` as text for a terminal: one row figure by figure, several as a table."""
 
-__all__ = ["table"]
+__all__ = ["in_short", "table"]
 
 _COLUMNS = ("S", "eta", "order", "spacing", "amp", "n", "Frechet", "floor", "KID", "precision", "recall", "sure")
 _COLUMNS += ("classes", "nearest", "seconds")
@@ -83,3 +83,11 @@ def _alone(row: dict, real: dict) -> str:
         "picture; in brackets 95 % over the draw of the samples",
     ]
     return "\n".join(lines)
+
+
+def in_short(row: dict) -> str:
+    """One row in a line, while others are still to come."""
+    s, f = row["settings"], row["figures"]
+    what = f"S = {s['steps']}, eta = {s['eta']}, order {s['order']}, {s['spacing']}{', clip' if s['clip'] else ''}"
+    seconds = [row["made"][part]["seconds"] for part in ("sampled", "judged")]
+    return f"{what}: Frechet {f['frechet']['value']:.2f}, {seconds[0]:.1f} s, judged in {seconds[1]:.1f} s"
