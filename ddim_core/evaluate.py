@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import __version__, metrics
 from .data import Dataset, fingerprint, is_folder, load_dataset, to_uint8
+from .device import enough_memory
 from .drawing import Drawing
 from .errors import UsageError
 from .kept import SHAPE, read_results, read_samples, samples_name, write_results, write_samples
@@ -90,9 +91,10 @@ def evaluate(
         command: what this was asked for by, for the rows. say: is told each line of what happens.
 
     Raises:
-        UsageError: pictures of another shape than the classifier knows, a grid that the schedule does not have, a file
-            of other weights, data, n or seed. DataError: samples that are missing, damaged or of something else.
-            DiskError. Else as `load_dataset` and `Drawing.batches`.
+        UsageError: pictures of another shape than the classifier knows, more samples than training images, or than
+            memory holds, a file of other weights, data, n or seed. ValueError: a grid that the schedule does not have.
+            DataError: samples that are missing, damaged or of something else. DiskError. Else as `load_dataset` and
+            `Drawing.batches`.
     """
     from tqdm import tqdm
 
@@ -105,6 +107,8 @@ def evaluate(
     train, test = (load_dataset("mnist", data, split=split) for split in ("train", "test"))
     for note in dict.fromkeys([*train.notes, *test.notes]):
         say(note)
+    if (most := max(cell["n"] for cell in cells)) > len(train):
+        raise UsageError(f"{most} samples need as many training images beside them: --n {len(train)} at most")
     of = _common(drawing, cells, train, test, seed)
     found = read_results(out, of) if out and out.exists() else {"of": of, "real": {}, "rows": []}
     hashes = {key: of[key] for key in ("weights_sha256", "classifier_sha256")}
@@ -124,7 +128,8 @@ def evaluate(
             bar.set_description_str(f"row {i}/{len(todo)}")
             images, sampled = _samples(_of(drawing, s), s, samples, save_samples, bar)
             started = time.perf_counter()
-            figures = {**judge.figures(images), "floor": judge.floor(s["n"])}
+            with enough_memory("judge fewer with --n"):
+                figures = {**judge.figures(images), "floor": judge.floor(s["n"])}
             judged = {**_here(drawing.device), "seconds": round(time.perf_counter() - started, 3)}
             made = {"command": command, "sampled": sampled, "judged": judged}
             found["rows"].append({"settings": s, "figures": figures, "made": made})

@@ -74,7 +74,8 @@ def kid(features: Tensor, other: Tensor, seed: int, subsets: int = SUBSETS) -> t
     """Kernel distance between features `[N, D]` and `[M, D]` (KID's cubic kernel), mean and deviation over subsets.
 
     Its expectation is 0 for two sets of one distribution, whatever their size. Each subset has 1,000 of both, or as many
-    as there are; computed by torchmetrics.
+    as there are: then all subsets share these, and the deviation is that of choosing from the other set. Computed by
+    torchmetrics.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that features are kept in memory
@@ -223,7 +224,8 @@ class Judge:
         """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2): in how far either set lies in the other.
 
         A set's manifold is the union of balls, one around each image, as far as its third neighbour. Precision is the
-        share of samples in that of the test images, recall the share of test images in that of the samples.
+        share of samples in that of the test images, recall the share of test images in that of the samples. (Fewer
+        samples have wider balls: recalls can be compared at one n only.)
         """
         at, n = self.reference, len(features)
         apart = torch.cdist(features, at.features)  # [N, M]

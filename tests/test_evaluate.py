@@ -231,6 +231,22 @@ def test_pictures_that_the_classifier_does_not_know(tmp_path):
         evaluate(Drawing(str(tmp_path / "w.safetensors"), 1), cells([1], n=5))
 
 
+def test_more_samples_than_training_images(weights, tmp_path):
+    with pytest.raises(UsageError, match="201 samples need as many training images beside them: --n 200 at most"):
+        evaluate(Drawing(weights, 1), cells([1], n=201), out=tmp_path / "f.json")
+    assert not (tmp_path / "f.json").exists()
+
+
+def test_drawings_of_one_network(weights):
+    first = Drawing(weights, 5, batch_size=2, steps=3, seed=4)
+    other = first.with_options(4, steps=2, eta=1.0, seed=1)
+    called = []
+    drawn = torch.cat(list(other.batches(lambda: called.append(1))))
+    assert torch.equal(drawn, torch.cat(list(Drawing(weights, 4, batch_size=2, steps=2, eta=1.0, seed=1).batches())))
+    assert len(called) == other.calls == 4
+    assert (first.n, first.options, first.calls) == (5, {"steps": 3, "seed": 4}, 9)
+
+
 def test_a_grid_that_the_schedule_does_not_have(weights, tmp_path):
     for asked, message in (
         (cells([2, 1001]), "steps must lie in 1..1000"),
