@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("evaluate", help="measure samples of digits beside real ones, in one or many settings")
     p.set_defaults(run=_evaluate)
     _add_drawing(p, n=1000, many=True)
-    p.add_argument("--n-slow", type=int, metavar="N", help="number of pictures at 500 steps and more; left out, --n")
+    p.add_argument("--n-slow", type=int, metavar="N", help="number of images at 500 steps and more; left out, --n")
     p.add_argument("--data", **folder, help="folder that holds MNIST/raw; left out, it is downloaded")
     p.add_argument("--out", type=_path, metavar="FILE", help="results, as JSON; rows that it holds are kept")
     p.add_argument("--save-samples", **folder, help="keep each row's samples, and judge those that lie there")

@@ -1,42 +1,32 @@
 """The tables of the book: samples of many settings, judged and written down row by row; and how the judge is trained.
 
-The results file is one JSON object:
-
-    of      what all rows share: sha256 of the weights, the classifier and the data, the numbers of samples, the seed
-    real    what the classifier makes of the test images
-    rows    one for each cell: "settings" say which, "figures" are the same whenever the row is made again on the same
-            machine, "made" says when, where and in how many seconds it was
-
-It is replaced in one go after each row, so that the command can be stopped at any time and goes on where it was.
+The results file is replaced in one go after each row, so that the command can be stopped at any time and goes on where
+it was; what it holds: see `kept`.
 """
 
-import io
-import json
 import platform
 import time
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import __version__, metrics
 from .data import Dataset, fingerprint, is_folder, load_dataset, to_uint8
+from .device import enough_memory
 from .drawing import Drawing
-from .errors import DataError, UsageError
-from .files import write_atomically
+from .errors import UsageError
+from .kept import SHAPE, read_results, read_samples, samples_name, write_results, write_samples
 from .measures import FEWEST, Judge, Reference
 from .sample import check_eta
+from .tables import in_short
 from .weights import describe
 
 __all__ = ["cells", "evaluate", "train_judge"]
 
 SLOW = 500  # steps from which on a row may have fewer samples
-_SHAPE = (1, 28, 28)
-_WORDS = {"weights_sha256": "weights", "classifier_sha256": "classifier", "train_sha256": "training images"}
-_WORDS |= {"test_sha256": "test images", "n": "--n", "n_slow": "--n-slow", "seed": "--seed"}
 
 
 def cells(
@@ -101,69 +91,53 @@ def evaluate(
         command: what this was asked for by, for the rows. say: is told each line of what happens.
 
     Raises:
-        UsageError: pictures of another shape than the classifier knows, a grid that the schedule does not have, a file
-            of other weights, data, n or seed. DataError: samples that are missing, damaged or of something else.
-            DiskError. Else as `load_dataset` and `Drawing.batches`.
+        UsageError: images of another shape than the classifier knows, more samples than training images, or than
+            memory holds, a file of other weights, data, n or seed. ValueError: a grid that the schedule does not have.
+            DataError: samples that are missing, damaged or of something else. DiskError. Else as `load_dataset` and
+            `Drawing.batches`.
     """
     from tqdm import tqdm
 
-    if drawing.shape != _SHAPE:
+    if drawing.shape != SHAPE:
         raise UsageError(
-            f"the weights {drawing.weights} draw pictures of {drawing.shape}, not of {_SHAPE} as the classifier needs"
+            f"the weights {drawing.weights} draw images of {drawing.shape}, not of {SHAPE} as the classifier needs"
         )
     for cell in cells:
         drawing.schedule.timesteps(cell["steps"], spacing=cell["spacing"])
     train, test = (load_dataset("mnist", data, split=split) for split in ("train", "test"))
     for note in dict.fromkeys([*train.notes, *test.notes]):
         say(note)
+    if (most := max(cell["n"] for cell in cells)) > len(train):
+        raise UsageError(f"{most} samples need as many training images beside them: --n {len(train)} at most")
     of = _common(drawing, cells, train, test, seed)
-    found = _read(out, of) if out and out.exists() else {"of": of, "real": {}, "rows": []}
-    rows = found["rows"]
-    settings = [
-        {
-            "weights_sha256": of["weights_sha256"],
-            **cell,
-            "seed": seed,
-            "amp": drawing.amp,
-            "classifier_sha256": of["classifier_sha256"],
-        }
-        for cell in cells
-    ]
-    todo = [s for s in settings if all(row["settings"] != s for row in rows)]
+    found = read_results(out, of) if out and out.exists() else {"of": of, "real": {}, "rows": []}
+    hashes = {key: of[key] for key in ("weights_sha256", "classifier_sha256")}
+    settings = [{**cell, "seed": seed, "amp": drawing.amp, **hashes} for cell in cells]
+    todo = [s for s in settings if all(row["settings"] != s for row in found["rows"])]
     if not todo:
         return found
     if out:
-        _write(out, found)  # whether it can be written is known before hours of work
-    reference = Reference(train, test, drawing.device)
-    found["real"] = reference.facts
-    judge = Judge(reference, seed)
-    warm = False
-    calls = sum(_of(drawing, s).calls for s in todo)
-    with tqdm(total=calls, unit="step", disable=None, dynamic_ncols=True) as bar:
+        write_results(out, found)  # whether it can be written is known before hours of work
+    with tqdm(total=sum(_of(drawing, s).calls for s in todo), unit="step", disable=None, dynamic_ncols=True) as bar:
+        bar.set_description_str("real images")
+        reference = Reference(train, test, drawing.device)
+        judge, found["real"] = Judge(reference, seed), reference.facts
+        _warm_up(_of(drawing, todo[0]), needed=samples is None)
+        bar.unpause()
         for i, s in enumerate(todo, 1):
             bar.set_description_str(f"row {i}/{len(todo)}")
-            one = _of(drawing, s)
-            kept = (samples or save_samples) and (samples or save_samples) / _name(s)
-            if samples or (kept and kept.exists()):
-                images, sampled = _read_samples(kept, s)
-                bar.total -= one.calls
-                bar.refresh()
-            else:
-                warm = warm or _warm_up(one)
-                images, sampled = _draw(one, bar.update)
-                if kept:
-                    _write_samples(kept, images, s, sampled)
+            images, sampled = _samples(_of(drawing, s), s, samples, save_samples, bar)
             started = time.perf_counter()
-            figures = {**judge.figures(images), "floor": judge.floor(s["n"])}
+            with enough_memory("judge fewer with --n"):
+                figures = {**judge.figures(images), "floor": judge.floor(s["n"])}
             judged = {**_here(drawing.device), "seconds": round(time.perf_counter() - started, 3)}
-            rows.append(
-                {"settings": s, "figures": figures, "made": {"command": command, "sampled": sampled, "judged": judged}}
-            )
+            made = {"command": command, "sampled": sampled, "judged": judged}
+            found["rows"].append({"settings": s, "figures": figures, "made": made})
             if out:
-                _write(out, found)
+                write_results(out, found)
             if len(todo) > 1:
                 bar.clear()
-                say(f"row {i} of {len(todo)}: {_short(rows[-1])}")
+                say(f"row {i} of {len(todo)}: {in_short(found['rows'][-1])}")
     return found
 
 
@@ -185,6 +159,21 @@ def _of(drawing: Drawing, s: dict) -> Drawing:
     return drawing.with_options(s["n"], **{k: s[k] for k in ("steps", "spacing", "eta", "order", "clip", "seed")})
 
 
+def _samples(one: Drawing, s: dict, samples: Path | None, save_samples: Path | None, bar) -> tuple[Tensor, dict]:
+    """Read or drawn, whatever is asked for and there: as `_draw`."""
+    folder = samples or save_samples
+    path = folder and folder / samples_name(s)
+    if samples or (path and path.exists()):
+        images, sampled = read_samples(path, s)
+        bar.total -= one.calls
+        bar.refresh()
+        return images, sampled
+    images, sampled = _draw(one, bar.update)
+    if path:
+        write_samples(path, images, s, sampled)
+    return images, sampled
+
+
 def _draw(one: Drawing, progress: Callable[[], object]) -> tuple[Tensor, dict]:
     """The samples as pixels, uint8 `[n, 1, 28, 28]` on the CPU, as files hold them; and what drawing them took."""
     called = 0
@@ -202,11 +191,11 @@ def _draw(one: Drawing, progress: Callable[[], object]) -> tuple[Tensor, dict]:
     return torch.cat(parts), {**_here(one.device), **took}
 
 
-def _warm_up(one: Drawing) -> bool:
+def _warm_up(one: Drawing, needed: bool) -> None:
     """A GPU's first calls choose and load what the later ones use: no part of the seconds of the first row."""
-    if one.device.type != "cpu":
-        list(one.with_options(min(one.n, one.batch_size), steps=2).batches(lambda: None))
-    return True
+    if needed and one.device.type != "cpu":
+        one = one.with_options(min(one.n, one.batch_size), steps=2)
+        list(one.batches(lambda: None))
 
 
 def _here(device: torch.device) -> dict:
@@ -217,86 +206,18 @@ def _here(device: torch.device) -> dict:
         "machine": _machine(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **({"cudnn_tf32": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}),
         "version": __version__,
     }
 
 
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_devicesamples_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor() or platform.machine()}, threads: {torch.get_num_threads()}"
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-def _write(out: Path, found: dict) -> None:
-    write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
-
-
-def _read(out: Path, of: dict) -> dict:
-    """The results in a file that goes with these. Raises UsageError."""
-    try:
-        found = json.loads(out.read_text(encoding="utf-8"))
-        before, _, rows = found["of"], found["real"], found["rows"]
-        whole = all(isinstance(row[part], dict) for row in rows for part in ("settings", "figures", "made"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        whole, before = False, {}
-    if not whole or not isinstance(before, dict):
-        raise UsageError(f"{out} was not written by `ddim evaluate`: choose another --out")
-    # of a number of samples that had no row yet, nothing is known
-    other = [word for key, word in _WORDS.items() if None not in (before.get(key), of[key]) and before[key] != of[key]]
-    if other:
-        raise UsageError(f"{out} holds rows of other {', '.join(other)}: use the same, or choose another --out")
-    found["of"] = {key: before.get(key) if of[key] is None else of[key] for key in of}
-    return found
-
-
-def _name(s: dict) -> str:
-    clip = "_clip" if s["clip"] else ""
-    return (
-        f"S{s['steps']}_{s['spacing']}_eta{s['eta']}_order{s['order']}{clip}_{s['amp']}_n{s['n']}_seed{s['seed']}.npz"
-    )
-
-
-def _drawn_from(s: dict) -> dict:
-    return {key: value for key, value in s.items() if key != "classifier_sha256"}
-
-
-def _write_samples(path: Path, images: Tensor, s: dict, sampled: dict) -> None:
-    about = json.dumps({"settings": _drawn_from(s), "sampled": sampled})
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images[:, 0].numpy(), about=np.array(about))
-    write_atomically(path, buffer.getvalue())
-
-
-def _read_samples(path: Path, s: dict) -> tuple[Tensor, dict]:
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            images, about = torch.from_numpy(file["images"]), json.loads(file["about"].item())
-        settings, sampled = about["settings"], about["sampled"]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file: draw these samples with --save-samples {path.parent}") from None
-    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-        raise DataError(f"{path} is damaged ({error}): remove it, and draw these samples anew") from error
-    if different := [key for key, value in _drawn_from(s).items() if settings.get(key) != value]:
-        raise DataError(f"{path} holds samples of another {', '.join(different)}: choose another folder")
-    if images.dtype != torch.uint8 or tuple(images.shape) != (s["n"], *_SHAPE[1:]):
-        raise DataError(f"{path} is damaged (images of {tuple(images.shape)}): remove it, and draw these samples anew")
-    return images[:, None], sampled
-
-
-# --- in words ----------------------------------------------------------------------------------------------------
-
-
-def _short(row: dict) -> str:
-    s, f = row["settings"], row["figures"]
-    what = f"S = {s['steps']}, eta = {s['eta']}, order {s['order']}, {s['spacing']}{', clip' if s['clip'] else ''}"
-    seconds = [row["made"][part]["seconds"] for part in ("sampled", "judged")]
-    return f"{what}: Frechet {f['frechet']['value']:.2f}, {seconds[0]:.1f} s, judged in {seconds[1]:.1f} s"
 
 
 def train_judge(
@@ -317,7 +238,7 @@ def train_judge(
         command: what this was asked for by, for the provenance. say: is told each line of what happens.
 
     Raises:
-        UsageError: a folder of pictures, or epochs < 1. Else as `load_dataset`. DiskError.
+        UsageError: a folder of images, or epochs < 1. Else as `load_dataset`. DiskError.
     """
     if is_folder(dataset):
         raise UsageError("the classifier is for digits: choose --dataset mnist or mnist-10k")

@@ -74,7 +74,8 @@ def kid(features: Tensor, other: Tensor, seed: int, subsets: int = SUBSETS) -> t
     """Kernel distance between features `[N, D]` and `[M, D]` (KID's cubic kernel), mean and deviation over subsets.
 
     Its expectation is 0 for two sets of one distribution, whatever their size. Each subset has 1,000 of both, or as many
-    as there are; computed by torchmetrics.
+    as there are: then all subsets share these, and the deviation is that of choosing from the other set. Computed by
+    torchmetrics.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that features are kept in memory
@@ -113,8 +114,8 @@ class Reference:
     """MNIST's test images as the judge sees them, once for all sets of samples.
 
     Attributes:
-        classifier, train, test: the training and test images uint8 `[N, 1, 28, 28]` on the device.
-        features: `[M, 128]` of the test images. radii: `[M]`, how far each one's third neighbour is.
+        classifier, device; train, test: uint8 `[N, 1, 28, 28]` on the device.
+        features: `[M, 128]` of the test images. radii: `[M]`, how far each one's third neighbour is. shares: of digits.
         near: below which pixel distance to the training set 1 % of the test images lie.
         facts: what is to be said of the test images, as JSON values.
     """
@@ -124,28 +125,36 @@ class Reference:
         self.device = device
         self.classifier = metrics.load_classifier().to(device)
         self.train, self.test = train.images.to(device), test.images.to(device)
-        sure = metrics.confidence(self.classifier, self.test, batch_size=2000)
-        labels = test.labels.to(device)
-        self.shares = labels.bincount(minlength=10).double() / len(labels)
-        self.features = self.look(self.test)
+        self.features, sure = self.look(self.test)
         self.radii = _radii(self.features)
-        distance = metrics.nearest(self.test, self.train, batch_size=2000)[0][:, 0]
-        self.near = distance.double().quantile(0.01).item()
+        distance = self.to_train(self.test)
+        self.near = distance.quantile(0.01).item()
+        classes = test.labels.bincount(minlength=10)
+        self.shares = classes.double() / len(test)
         self.facts = {
             "test_images": len(test),
             "train_images": len(train),
-            "classifier_test_accuracy": (sure.label == labels).double().mean().item(),
+            "classifier_test_accuracy": (sure.label == test.labels).double().mean().item(),
             "share_sure": sure.share(SURE),
-            "classes": labels.bincount(minlength=10).tolist(),
-            "nearest_median": distance.double().quantile(0.5).item(),
+            "classes": classes.tolist(),
+            "nearest_median": distance.quantile(0.5).item(),
             "nearest_1_percent": self.near,
         }
 
     @torch.no_grad()
-    def look(self, images: Tensor) -> Tensor:
-        """Features `[N, 128]` in float64 of uint8 images."""
-        x = (metrics.to_model(batch) for batch in images.split(2000))
-        return in_float64(torch.cat([self.classifier.features(batch) for batch in x]))
+    def look(self, images: Tensor) -> tuple[Tensor, metrics.Confidence]:
+        """Features `[N, 128]` in float64 of uint8 images on the device, and what they are taken for, on the CPU.
+
+        A GPU computes convolutions with 10 bits of fraction unless it is told not to: the judge is one on all devices.
+        """
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            features = torch.cat([self.classifier.features(metrics.to_model(b)) for b in images.split(2000)])
+            probability, label = self.classifier.out(features).softmax(1).max(1)
+        return in_float64(features), metrics.Confidence(label.cpu(), probability.cpu())
+
+    def to_train(self, images: Tensor) -> Tensor:
+        """Distance in pixels of each of `[N, 1, 28, 28]` to its nearest training image, float64 `[N]` on the CPU."""
+        return metrics.nearest(images, self.train, batch_size=2000)[0][:, 0].cpu().double()
 
 
 class Judge:
@@ -174,7 +183,7 @@ class Judge:
         if len(images) < FEWEST:
             raise UsageError(f"judging needs at least {FEWEST} samples, got {len(images)}")
         images = images.to(self.reference.device)
-        distance = metrics.nearest(images, self.reference.train, batch_size=2000)[0][:, 0].double().cpu()
+        distance = self.reference.to_train(images)
         again = distance[self._again(len(images))].quantile(0.5, 1)
         near = int((distance < self.reference.near).sum())
         return {
@@ -185,16 +194,14 @@ class Judge:
 
     def _look(self, images: Tensor) -> dict:
         at, n = self.reference, len(images)
-        judged = metrics.confidence(at.classifier, images, batch_size=2000)
-        features = at.look(images)
-        classes = judged.label.bincount(minlength=10)
+        features, judged = at.look(images)
         mean, deviation = kid(features, at.features, self.seed)
         return {
             "frechet": self._frechet(features),
             "kid": {"value": mean, "deviation": deviation},
             **self._precision_recall(features),
             "share_sure": _share(int((judged.probability > SURE).sum()), n),
-            "classes": classes.tolist(),
+            "classes": judged.label.bincount(minlength=10).tolist(),
             "class_distance": self._class_distance(judged.label),
         }
 
@@ -217,13 +224,15 @@ class Judge:
         """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 and 2): in how far either set lies in the other.
 
         A set's manifold is the union of balls, one around each image, as far as its third neighbour. Precision is the
-        share of samples in that of the test images, recall the share of test images in that of the samples.
+        share of samples in that of the test images, recall the share of test images in that of the samples. (Fewer
+        samples have wider balls: recalls can be compared at one n only.)
         """
         at, n = self.reference, len(features)
         apart = torch.cdist(features, at.features)  # [N, M]
         inside = int((apart <= at.radii).any(1).sum())
         recall = (apart <= _radii(features)[:, None]).any(0).double().mean()
-        own, halves, generator = torch.cdist(features, features), [], self._generator(n, 2)
+        own, halves, generator = torch.cdist(features, features).float(), [], self._generator(n, 2)
+        apart = apart.float()  # for a spread that is enough, and half as much to read a hundred times
         for _ in range(HALVES if n >= 2 * (K + 1) else 0):
             half = torch.randperm(n, generator=generator)[: n // 2].to(features.device)
             radii = own[half][:, half].topk(K + 1, largest=False).values[:, K:]
@@ -236,11 +245,10 @@ class Judge:
 
     def _class_distance(self, label: Tensor) -> dict:
         """Total-variation distance between the shares of the ten digits and those of the test images: 0 to 1."""
-        label, shares = label.cpu(), self.reference.shares.cpu()
-        one_hot = torch.nn.functional.one_hot(label, 10).double()
+        one_hot = nn.functional.one_hot(label, 10).double()
 
         def apart(p: Tensor) -> Tensor:
-            return (p - shares).abs().sum(-1) / 2
+            return (p - self.reference.shares).abs().sum(-1) / 2
 
         return _figure(apart(one_hot.mean(0)), apart(one_hot[self._again(len(label))].mean(1)))
 

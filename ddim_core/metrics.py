@@ -1,4 +1,4 @@
-"""Judging samples: a small classifier of digits, how sure it is of what it sees, and which known picture is nearest.
+"""Judging samples: a small classifier of digits, how sure it is of what it sees, and which known image is nearest.
 
 There is no reference network for digits as there is for photographs, so this one is ours; its accuracy on the 10,000
 test images of MNIST is in its provenance (`ddim info classifier`).
@@ -60,7 +60,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Confidence:
-    """What the classifier makes of pictures.
+    """What the classifier makes of images.
 
     Attributes:
         label: int64 `[N]`, the likeliest digit. probability: float32 `[N]`, how sure it is of it.
@@ -70,20 +70,20 @@ class Confidence:
     probability: Tensor
 
     def share(self, above: float = 0.95) -> float:
-        """Share of the pictures of which the classifier is surer than `above`."""
+        """Share of the images of which the classifier is surer than `above`."""
         return int((self.probability > above).sum()) / len(self.probability)
 
 
 @torch.no_grad()
 def confidence(classifier: Classifier, x: Tensor, batch_size: int = 500) -> Confidence:
-    """Classify pictures `[N, 1, 28, 28]`, pixels in [-1, 1], or uint8."""
+    """Classify images `[N, 1, 28, 28]`, pixels in [-1, 1], or uint8."""
     batches = [classifier(to_model(b) if b.dtype == torch.uint8 else b).softmax(1) for b in x.split(batch_size)]
     probability, label = torch.cat(batches).max(1)
     return Confidence(label, probability)
 
 
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of pictures whose label it finds."""
+    """Share of images whose label it finds."""
     return int((confidence(classifier, images).label == labels).sum()) / len(labels)
 
 
@@ -96,12 +96,12 @@ def nearest(
     k: int = 1,
     batch_size: int = 1000,
 ) -> tuple[Tensor, Tensor]:
-    """The k pictures of `data` that are nearest to each query, by Euclidean distance, as (distance, index).
+    """The k images of `data` that are nearest to each query, by Euclidean distance, as (distance, index).
 
     Args:
         queries: `[N, C, H, W]`, uint8 or pixels in [-1, 1].
-        data: `[M, C, H, W]`, either kind; never in memory as floats but for `batch_size` pictures at a time.
-        features: from pictures `[B, C, H, W]` in [-1, 1] to what is compared, `[B, D]` (`Classifier.features`);
+        data: `[M, C, H, W]`, either kind; never in memory as floats but for `batch_size` images at a time.
+        features: from images `[B, C, H, W]` in [-1, 1] to what is compared, `[B, D]` (`Classifier.features`);
             left out, the pixels in [-1, 1].
         k: for queries that are in `data` themselves take 2: the second is the nearest other one, or an equal one.
 
@@ -112,7 +112,7 @@ def nearest(
         ValueError: k is not in 1..M.
     """
     if not 1 <= k <= len(data):
-        raise ValueError(f"k must lie in 1..{len(data)}, the number of pictures, got {k}")
+        raise ValueError(f"k must lie in 1..{len(data)}, the number of images, got {k}")
 
     def vectors(x: Tensor) -> Tensor:
         x = to_model(x) if x.dtype == torch.uint8 else x
@@ -122,7 +122,7 @@ def nearest(
     squared, index = q.new_zeros(len(q), 0), torch.zeros(len(q), 0, dtype=torch.int64, device=q.device)
     for start in range(0, len(data), batch_size):
         v = vectors(data[start : start + batch_size])
-        # |q - v|^2 by one product of matrices: fast, and too rough for pictures that are nearly equal
+        # |q - v|^2 by one product of matrices: fast, and too rough for images that are nearly equal
         part, kept = _smallest(v.square().sum(1) - 2 * q @ v.T, min(k, len(v)))
         squared, index = torch.cat([squared, part], 1), torch.cat([index, kept + start], 1)
         squared, kept = squared.topk(min(k, squared.shape[1]), largest=False)

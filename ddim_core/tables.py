@@ -1,6 +1,6 @@
 """Results of `ddim evaluate` as text for a terminal: one row figure by figure, several as a table."""
 
-__all__ = ["table"]
+__all__ = ["in_short", "table"]
 
 _COLUMNS = ("S", "eta", "order", "spacing", "amp", "n", "Frechet", "floor", "KID", "precision", "recall", "sure")
 _COLUMNS += ("classes", "nearest", "seconds")
@@ -20,9 +20,10 @@ more than 95 % sure of {real["share_sure"]:.1%} of real test images"""
     return "\n".join([head, *body, f"{_LEGEND}; of test images {real['nearest_median']:.2f}"])
 
 
-_LEGEND = """In brackets 95 % over the draw of the samples. Floor: Frechet distance of as many training images. KID: +- deviation of
-its subsets. Sure: share of which the classifier is more than 95 % sure. Classes: distance of the ten digits' shares from
-those of the test images. Nearest: median distance in pixels to the training set"""
+_LEGEND = """In brackets 95 % over the draw of the samples. From Frechet to recall the classifier's features count. Floor: Frechet
+distance of as many training images. KID: +- deviation of its subsets. Sure: share of which the classifier is more
+than 95 % sure. Classes: distance of the ten digits' shares from those of the test images. Seconds: of sampling. Nearest:
+median distance in pixels to the training set"""
 
 
 def _place(row: dict) -> tuple:
@@ -80,6 +81,14 @@ def _alone(row: dict, real: dict) -> str:
         f"images {real['nearest_median']:.2f}",
         f"nearer than 1 % of the test images are: {_in_brackets(f['share_near'], '.1%')}",
         f"{made['calls']} calls in {made['seconds']:.1f} s ({made['machine']}, {s['amp']}), {made['calls_per_image']} per "
-        "picture; in brackets 95 % over the draw of the samples",
+        "image; in brackets 95 % over the draw of the samples",
     ]
     return "\n".join(lines)
+
+
+def in_short(row: dict) -> str:
+    """One row in a line, while others are still to come."""
+    s, f = row["settings"], row["figures"]
+    what = f"S = {s['steps']}, eta = {s['eta']}, order {s['order']}, {s['spacing']}{', clip' if s['clip'] else ''}"
+    seconds = [row["made"][part]["seconds"] for part in ("sampled", "judged")]
+    return f"{what}: Frechet {f['frechet']['value']:.2f}, {seconds[0]:.1f} s, judged in {seconds[1]:.1f} s"

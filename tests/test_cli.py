@@ -667,7 +667,7 @@ def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, mon
     )
     for name in ("x.png", "x.npy"):
         assert ddim("sample", "--weights=~/w.safetensors", "--n=1", "--steps=1", f"--out=~/{name}") == 0
-    assert ddim("evaluate", "--weights=~/w.safetensors", "--n=2", "--steps=1", "--data=~/mnist", "--out=~/f.json") == 0
+    assert ddim("evaluate", "--weights=~/w.safetensors", "--n=5", "--steps=1", "--data=~/mnist", "--out=~/f.json") == 0
     assert ddim("info", "~/w.safetensors") == ddim("data", "~/images") == ddim("data", "mnist", "--data=~/mnist") == 0
     there = {"f.json", "mnist", "next", "own", "images", "run", "w.safetensors", "x.npy", "x.png"}
     assert set(os.listdir(home)) == there
@@ -721,21 +721,78 @@ def test_evaluate(files, mnist, capsys):
     argv = ["evaluate", "--weights", "mnist", "--n", "6", "--steps", "4", "--data", mnist]
     assert ddim(*argv, "--out", "figures.json") == 0
     out = capsys.readouterr().out
-    figures = json.loads(Path("figures.json").read_text(encoding="utf-8"))
-    assert figures["weights_sha256"] == describe("mnist")["sha256"]
-    assert figures["classifier_test_accuracy"] > 0.8
-    assert [figures[k] for k in ("samples", "steps", "seed", "eta", "amp")] == [6, 4, 0, 0.0, "fp32"]
-    assert sum(figures["samples_a_digit"]) == 6
-    assert 0 <= figures["share_sure_of_samples"] <= 1
+    found = json.loads(Path("figures.json").read_text(encoding="utf-8"))
+    assert found["of"]["weights_sha256"] == describe("mnist")["sha256"]
+    assert found["real"]["classifier_test_accuracy"] > 0.8
+    (row,) = found["rows"]
+    asked = row["settings"]
+    assert [asked[k] for k in ("n", "steps", "seed", "eta", "order", "spacing", "clip", "amp")] == [
+        *(6, 4, 0, 0.0, 1, "uniform", False, "fp32")
+    ]
+    assert sum(row["figures"]["classes"]) == 6
+    assert 0 <= row["figures"]["share_sure"]["value"] <= 1
+    assert row["made"]["command"].startswith("ddim evaluate --weights mnist --n 6")
+    assert out.startswith(f"{mnist}/MNIST/raw")
+    assert [": not the original MNIST (t" in line for line in out.splitlines()[:3]] == [True, True, False]
     assert "of 6 samples at 4 steps" in out
+    once = Path("figures.json").read_bytes()
+    assert ddim(*argv, "--out", "figures.json") == 0
+    again = capsys.readouterr()
+    assert again.out == out, "the same, at once"
+    assert again.err == ""
+    assert Path("figures.json").read_bytes() == once
+
+
+def test_evaluate_a_table(files, mnist, capsys):
+    argv = ["evaluate", "--weights", files / "w.safetensors", "--n", "5", "--data", mnist, "--out", "f.json"]
+    several = ["--steps", "3", "2", "--eta", "0", "sigma-hat", "--order", "1", "2", "--spacing", "uniform", "logsnr"]
+    assert ddim(*argv, *several, "--clip", "--save-samples", "new") == 0
+    out = capsys.readouterr().out
+    rows = json.loads(Path("f.json").read_text(encoding="utf-8"))["rows"]
+    assert len(rows) == 12
+    assert len(os.listdir("new")) == 12
+    assert [line.split(":")[0] for line in out.splitlines()[2:14]] == [f"row {i} of 12" for i in range(1, 13)]
+    assert out.count(" clip ") == 12, "a row of the table for each"
+    Path("f.json").unlink()
+    assert ddim(*argv, *several, "--clip", "--samples", "new") == 0
+    again = json.loads(Path("f.json").read_text(encoding="utf-8"))["rows"]
+    assert [r["figures"] for r in again] == [r["figures"] for r in rows]
+
+
+def test_evaluate_faults(files, mnist, capsys, tmp_path):
+    argv = ["evaluate", "--weights", files / "w.safetensors", "--n", "5", "--steps", "1", "--data", mnist]
+    assert ddim(*argv, "--out", "f.json") == 0
+    capsys.readouterr()
+    before = tree(tmp_path)
+    for code, message, *more in (
+        (
+            2,
+            "f.json holds rows of other --seed: use the same, or choose another --out",
+            "--out",
+            "f.json",
+            "--seed",
+            "1",
+        ),
+        (2, "order 2 needs eta 0, and no other cell is asked for: add --eta 0", "--order", "2", "--eta", "1"),
+        (2, "judging needs at least 5 samples, got --n 3", "--n-slow", "3"),
+        (2, "choose one", "--samples", "a", "--save-samples", "b"),
+        (3, "a/S1_uniform_eta0.0_order1_fp32_n5_seed0.npz: no such file: draw these samples with", "--samples", "a"),
+        (6, f"cannot write {files}/file/f.json", "--out", files / "file" / "f.json"),
+    ):
+        assert ddim(*argv, *more) == code
+        err = capsys.readouterr().err
+        assert err.startswith("ddim: ")
+        assert err.count("\n") == 1
+        assert message in err
+        assert tree(tmp_path) == before
 
 
 def test_evaluate_needs_pictures_that_the_classifier_knows(mnist, capsys, tmp_path):
     run.save(Trainer(TINY_RUN, tiny_images(), device="cpu", amp="fp32"), tmp_path / CHECKPOINT)
     export(tmp_path / CHECKPOINT, "w.safetensors")
-    assert ddim("evaluate", "--weights", "w.safetensors", "--n", "2", "--steps", "2", "--data", mnist) == 2
+    assert ddim("evaluate", "--weights", "w.safetensors", "--n", "5", "--steps", "2", "--data", mnist) == 2
     assert capsys.readouterr().err.endswith(
-        "w.safetensors draw pictures of (1, 8, 8), not of (1, 28, 28) as the classifier needs\n"
+        "w.safetensors draw images of (1, 8, 8), not of (1, 28, 28) as the classifier needs\n"
     )
 
 

@@ -1,20 +1,27 @@
 """Samples judged by the classifier, and how that is trained, on few real digits in place of MNIST."""
 
 import dataclasses
+import json
+import os
+import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
-from helpers import tiny_unet
+from helpers import TINY_28, randomised, tiny_unet
 
+from ddim_core import UNet, metrics
 from ddim_core import evaluate as judging
-from ddim_core import metrics
-from ddim_core.data import load_dataset
+from ddim_core.data import load_dataset, to_uint8
 from ddim_core.drawing import Drawing
-from ddim_core.errors import UsageError
-from ddim_core.evaluate import evaluate, train_judge
+from ddim_core.errors import DataError, UsageError
+from ddim_core.evaluate import cells, evaluate, train_judge
 from ddim_core.files import save_tensors
+from ddim_core.tables import table
 from ddim_core.weights import describe
+
+SCHEDULE = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -27,27 +34,247 @@ def _few_digits(monkeypatch):
     monkeypatch.setattr(judging, "load_dataset", some)
 
 
-def test_the_figures_are_those_of_the_pictures():
-    one = Drawing("mnist", 12, batch_size=5, steps=3, seed=1, eta=0.0, clip=False)
-    found = evaluate(one)
-    sure = metrics.confidence(metrics.load_classifier(), torch.cat(list(one.batches())))
-    assert found["share_sure_of_samples"] == sure.share()
+@pytest.fixture
+def weights(tmp_path):
+    """Of a network for digits that draws noise, fast."""
+    description = {"kind": "weights", "unet": TINY_28.unet.to_dict(), "schedule": SCHEDULE}
+    save_tensors(tmp_path / "w.safetensors", randomised(UNet(TINY_28.unet)).state_dict(), description)
+    return str(tmp_path / "w.safetensors")
+
+
+def settings(found):
+    return [tuple(row["settings"][k] for k in ("steps", "spacing", "eta", "order", "n")) for row in found["rows"]]
+
+
+def figures(found):
+    return [json.dumps(row["figures"]) for row in found["rows"]]
+
+
+def test_cells_are_the_product_without_what_there_is_not():
+    found = cells([10, 500], [0.0, 1.0, "sigma-hat"], [1, 2], ["uniform", "logsnr"], clip=True, n=30, n_slow=6)
+    assert all(cell["clip"] is True for cell in found)
+    assert [(c["spacing"], c["order"], c["eta"], c["steps"], c["n"]) for c in found] == [
+        (spacing, order, eta, steps, n)
+        for spacing in ("uniform", "logsnr")
+        for order, eta in ((1, 0.0), (1, 1.0), (1, "sigma-hat"), (2, 0.0))
+        for steps, n in ((10, 30), (500, 6))
+    ]
+    assert cells([4, 4, 5], n=9) == cells([4, 5], n=9), "none is asked for twice"
+    assert [c["n"] for c in cells([499, 500], n=9)] == [9, 9]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": [2], "eta": [0.5, 1.0]}, "order 2 needs eta 0, and no other cell is asked for"),
+        ({"order": [1, 3]}, "order must be 1 or 2, got 3"),
+        ({"eta": [0.0, 2.0]}, r"eta must lie in \[0, 1\] or be 'sigma-hat', got 2.0"),
+        ({"n": 4}, "judging needs at least 5 samples, got --n 4"),
+        ({"n_slow": 0}, "judging needs at least 5 samples, got --n 0"),
+    ],
+)
+def test_cells_that_there_are_not(options, message):
+    with pytest.raises(ValueError, match=message):
+        cells(**options)
+
+
+def test_the_figures_are_those_of_the_images():
+    one = Drawing("mnist", 12, batch_size=5, steps=3, seed=1, eta=0.5, clip=True)
+    found = evaluate(one, cells([3], [0.5], clip=True, n=12), seed=1, command="c")
+    sure = metrics.confidence(metrics.load_classifier(), to_uint8(torch.cat(list(one.batches()))))
+    (row,) = found["rows"]
+    assert row["figures"]["share_sure"]["value"] == sure.share()
     digits = Counter(sure.label.tolist())
-    assert found["samples_a_digit"] == [digits[d] for d in range(10)]
-    assert [found[k] for k in ("samples", "steps", "seed", "eta", "clip", "amp")] == [12, 3, 1, 0.0, False, "fp32"]
-    assert found["test_images"] == 100
-    assert found["classifier_test_accuracy"] > 0.95
-    assert found["weights_sha256"] == describe("mnist")["sha256"]
-    assert found["classifier_sha256"] == describe("classifier")["sha256"]
+    assert row["figures"]["classes"] == [digits[d] for d in range(10)]
+    asked = {"steps": 3, "spacing": "uniform", "eta": 0.5, "order": 1, "clip": True, "n": 12, "seed": 1, "amp": "fp32"}
+    hashes = {
+        f"{name}_sha256": describe(w)["sha256"] for name, w in (("weights", "mnist"), ("classifier", "classifier"))
+    }
+    assert row["settings"] == {**asked, **hashes}
+    assert found["of"].items() >= {**hashes, "n": 12, "n_slow": None, "seed": 1}.items()
+    assert row["made"]["command"] == "c"
+    made = row["made"]["sampled"]
+    assert [made[k] for k in ("calls_per_image", "calls", "batch_size", "device")] == [3, 36, 5, one.device.type]
+    assert made["seconds"] > 0
+    assert found["real"]["test_images"] == 100
+    assert found["real"]["classifier_test_accuracy"] > 0.95
 
 
-def test_pictures_that_the_classifier_does_not_know(tmp_path):
+def test_it_goes_on_where_it_was_stopped(weights, tmp_path):
+    out, asked = tmp_path / "new" / "f.json", cells([2, 3], [0.0, 1.0], n=8)
+    whole = evaluate(Drawing(weights, 1), asked)
+    seen = []
+
+    def stop(line):
+        seen.append(line)
+        if line.startswith("row 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Drawing(weights, 1), asked, out=out, say=stop)
+    assert [line.split(":")[0] for line in seen] == ["row 1 of 4", "row 2 of 4"]
+    kept = json.loads(out.read_text(encoding="utf-8"))
+    assert settings(kept) == settings(whole)[:2]
+    drawn = []
+    one = Drawing(weights, 1)
+    one.with_options = lambda n, **options: drawn.append(options) or Drawing.with_options(one, n, **options)
+    found = evaluate(one, asked, out=out)
+    assert {(d["steps"], d["eta"]) for d in drawn} == {(2, 1.0), (3, 1.0)}, "no other is drawn"
+    assert found["rows"][:2] == kept["rows"]
+    assert settings(found) == settings(whole)
+    assert figures(found) == figures(whole), "stopped or not, the same bytes"
+    assert json.loads(out.read_text(encoding="utf-8")) == json.loads(json.dumps(found))
+    before = out.read_bytes()
+    drawn.clear()
+    evaluate(one, cells([3], n=8), out=out)
+    assert not drawn, "a part of what is there"
+    assert out.read_bytes() == before
+    more = evaluate(one, cells([3], spacing=["quadratic"], n=8, n_slow=5), out=out)
+    assert more["rows"][:4] == found["rows"]
+    assert settings(more)[4:] == [(3, "quadratic", 0.0, 1, 8)]
+
+
+@pytest.fixture
+def soon_slow(monkeypatch):
+    """Six steps count as many."""
+    monkeypatch.setattr(judging, "SLOW", 6)
+
+
+def test_a_slow_row_has_fewer_samples_and_says_so(soon_slow, weights, tmp_path):
+    found = evaluate(Drawing(weights, 1), cells([2, 6], n=6, n_slow=5), out=tmp_path / "f.json")
+    assert settings(found) == [(2, "uniform", 0.0, 1, 6), (6, "uniform", 0.0, 1, 5)]
+    assert [sum(row["figures"]["classes"]) for row in found["rows"]] == [6, 5]
+    assert [row["made"]["sampled"]["calls"] for row in found["rows"]] == [12, 30]
+    assert (found["of"]["n"], found["of"]["n_slow"]) == (6, 5)
+
+
+def test_a_file_of_something_else_is_left_as_it_is(soon_slow, weights, tmp_path):
+    out = tmp_path / "f.json"
+    evaluate(Drawing(weights, 1), cells([2, 6], n=6, n_slow=5), out=out)
+    before = out.read_bytes()
+    for drawing, asked, seed, other in (
+        (weights, cells([2], n=7), 0, "--n"),
+        (weights, cells([2, 7], n=7, n_slow=6), 1, "--n, --n-slow, --seed"),
+        ("mnist", cells([2], n=6), 0, "weights"),
+    ):
+        message = f"{out} holds rows of other {other}: use the same, or choose another --out"
+        with pytest.raises(UsageError, match=re.escape(message)):
+            evaluate(Drawing(drawing, 1), asked, seed=seed, out=out)
+        assert out.read_bytes() == before
+    for content in (b"", b"[1]", b'{"rows": []}', b'{"of": {}, "real": {}, "rows": [1]}', b"\xff", before[:-9]):
+        out.write_bytes(content)
+        with pytest.raises(UsageError, match="was not written by `ddim evaluate`: choose another --out"):
+            evaluate(Drawing(weights, 1), cells([2], n=6), out=out)
+        assert out.read_bytes() == content
+    with pytest.raises(UsageError, match="was not written by"):
+        evaluate(Drawing(weights, 1), cells([2], n=6), out=tmp_path)
+
+
+def test_other_data_are_other_rows(weights, tmp_path, monkeypatch):
+    out = tmp_path / "f.json"
+    evaluate(Drawing(weights, 1), cells([2], n=6), out=out)
+    found = json.loads(out.read_text(encoding="utf-8"))
+    found["of"]["test_sha256"] = "0" * 64
+    out.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(UsageError, match="holds rows of other test images"):
+        evaluate(Drawing(weights, 1), cells([2], n=6), out=out)
+
+
+def test_samples_are_kept_and_judged_again(weights, tmp_path, monkeypatch):
+    folder, asked = tmp_path / "samples", cells([2, 3], n=8)
+    first = evaluate(Drawing(weights, 1, batch_size=3), asked, save_samples=folder)
+    assert sorted(os.listdir(folder)) == [
+        "S2_uniform_eta0.0_order1_fp32_n8_seed0.npz",
+        "S3_uniform_eta0.0_order1_fp32_n8_seed0.npz",
+    ]
+    with np.load(folder / "S3_uniform_eta0.0_order1_fp32_n8_seed0.npz") as file:
+        images = file["images"]
+    drawn = torch.cat(list(Drawing(weights, 8, batch_size=3, steps=3, seed=0).batches()))
+    assert np.array_equal(images, to_uint8(drawn)[:, 0].numpy())
+
+    def none(*args):
+        raise AssertionError("nothing is drawn")
+
+    monkeypatch.setattr(Drawing, "batches", none)
+    for option in ("samples", "save_samples"):
+        again = evaluate(Drawing(weights, 1), asked, **{option: folder})
+        assert figures(again) == figures(first)
+        assert [r["made"]["sampled"] for r in again["rows"]] == [r["made"]["sampled"] for r in first["rows"]]
+
+
+def test_samples_that_are_not_what_they_should_be(weights, tmp_path):
+    folder, asked = tmp_path / "samples", cells([2], n=6)
+    path = folder / "S2_uniform_eta0.0_order1_fp32_n6_seed0.npz"
+
+    def fault():
+        out = tmp_path / "f.json"
+        with pytest.raises(DataError) as error:
+            evaluate(Drawing(weights, 1), asked, samples=folder, out=out)
+        assert json.loads(out.read_text(encoding="utf-8"))["rows"] == []
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert fault() == f"{path}: no such file: draw these samples with --save-samples {folder}"
+    evaluate(Drawing("mnist", 1), asked, save_samples=folder)
+    assert fault() == f"{path} holds samples of another weights_sha256: choose another folder"
+    raw = path.read_bytes()
+    for content in (b"", b"text", raw[:200], raw[:300] + bytes([raw[300] ^ 255]) + raw[301:]):
+        path.write_bytes(content)
+        assert fault().startswith(f"{path} is damaged (")
+
+
+def test_images_that_the_classifier_does_not_know(tmp_path):
     net = tiny_unet()
-    schedule = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
-    description = {"kind": "weights", "unet": net.config.to_dict(), "schedule": schedule}
+    description = {"kind": "weights", "unet": net.config.to_dict(), "schedule": SCHEDULE}
     save_tensors(tmp_path / "w.safetensors", net.state_dict(), description)
-    with pytest.raises(UsageError, match=r"draw pictures of \(1, 8, 8\), not of \(1, 28, 28\)"):
-        evaluate(Drawing(str(tmp_path / "w.safetensors"), 1, steps=1))
+    with pytest.raises(UsageError, match=r"draw images of \(1, 8, 8\), not of \(1, 28, 28\)"):
+        evaluate(Drawing(str(tmp_path / "w.safetensors"), 1), cells([1], n=5))
+
+
+def test_more_samples_than_training_images(weights, tmp_path):
+    with pytest.raises(UsageError, match="201 samples need as many training images beside them: --n 200 at most"):
+        evaluate(Drawing(weights, 1), cells([1], n=201), out=tmp_path / "f.json")
+    assert not (tmp_path / "f.json").exists()
+
+
+def test_drawings_of_one_network(weights):
+    first = Drawing(weights, 5, batch_size=2, steps=3, seed=4)
+    other = first.with_options(4, steps=2, eta=1.0, seed=1)
+    called = []
+    drawn = torch.cat(list(other.batches(lambda: called.append(1))))
+    assert torch.equal(drawn, torch.cat(list(Drawing(weights, 4, batch_size=2, steps=2, eta=1.0, seed=1).batches())))
+    assert len(called) == other.calls == 4
+    assert (first.n, first.options, first.calls) == (5, {"steps": 3, "seed": 4}, 9)
+
+
+def test_a_grid_that_the_schedule_does_not_have(weights, tmp_path):
+    for asked, message in (
+        (cells([2, 1001]), "steps must lie in 1..1000"),
+        (cells([2], spacing=["odd"]), "spacing must"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(Drawing(weights, 1), asked, out=tmp_path / "f.json")
+        assert not (tmp_path / "f.json").exists(), "found before the first row"
+
+
+def test_a_table_and_a_row_in_words(weights):
+    found = evaluate(Drawing(weights, 1), cells([3, 2], [1.0, "sigma-hat", 0.0], n=8))
+    lines = table(found).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:2] == ["S", "eta"])
+    body = [line.split() for line in lines[at + 1 : at + 7]]
+    assert [(b[0], b[1]) for b in body] == [
+        (steps, eta) for eta in ("0.0", "1.0", "sigma-hat") for steps in ("2", "3")
+    ], "in order, whatever the order in the file"
+    assert len({len(line) for line in lines[at : at + 7]}) == 1
+    row = next(r for r in found["rows"] if (r["settings"]["steps"], r["settings"]["eta"]) == (2, 0.0))
+    f = row["figures"]
+    assert f"{f['frechet']['value']:.1f} [{f['frechet']['low']:.1f}, {f['frechet']['high']:.1f}]" in lines[at + 1]
+    alone = table({**found, "rows": [row]})
+    assert f"more than 95 % sure of {f['share_sure']['value']:.1%} [" in alone
+    assert "of 8 samples at 2 steps" in alone
+    assert f"of as many training images: {f['floor']['frechet']['value']:.2f} [" in alone
+    assert f"samples of each digit 0..9: {' '.join(map(str, f['classes']))}" in alone
+    assert "16 calls in " in alone
 
 
 def test_a_judge_is_trained_and_judged(tmp_path):
@@ -67,6 +294,6 @@ def test_no_epochs(tmp_path, epochs):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_pictures_is_no_digits(tmp_path):
+def test_a_folder_of_images_is_no_digits(tmp_path):
     with pytest.raises(UsageError, match="the classifier is for digits"):
         train_judge(tmp_path / "out", str(tmp_path), command="c")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddim_core.data import load_dataset, to_model
-from ddim_core.errors import CheckpointError
+from ddim_core.errors import CheckpointError, NonFiniteError
 from ddim_core.files import save_tensors
 from ddim_core.metrics import (
     Classifier,
@@ -73,7 +73,7 @@ def test_features_come_before_the_last_layer(shipped, digits):
 
 def test_nearest_is_the_smallest_of_all_distances(digits):
     queries, data = digits.images[:20], digits.images[20:]
-    distance, index = nearest(queries, data, k=3, batch_size=100)  # 480 pictures: the last batch is a smaller one
+    distance, index = nearest(queries, data, k=3, batch_size=100)  # 480 images: the last batch is a smaller one
     apart = (to_model(queries)[:, None] - to_model(data)[None]).double().square().sum((2, 3, 4)).sqrt()
     expected, order = apart.sort(1)
     torch.testing.assert_close(distance.double(), expected[:, :3], rtol=1e-5, atol=1e-5)
@@ -84,7 +84,7 @@ def test_nearest_is_the_smallest_of_all_distances(digits):
     assert torch.equal(nearest(queries, data)[1], index[:, :1])
 
 
-def test_nearest_finds_a_picture_in_its_data_at_distance_zero(digits):
+def test_nearest_finds_a_image_in_its_data_at_distance_zero(digits):
     data = digits.images[:300]
     distance, index = nearest(data[40:50], data, k=2, batch_size=64)
     assert torch.equal(index[:, 0], torch.arange(40, 50))
@@ -208,3 +208,23 @@ def test_what_is_no_classifier(tmp_path):
     (tmp_path / "y").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     with pytest.raises(CheckpointError, match="damaged"):
         load_classifier(tmp_path / "y")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e5], ids=["nan", "inf", "more than fp16 holds"])
+def test_numbers_that_are_not_finite_are_not_saved(tmp_path, number):
+    model = Classifier()
+    model.out.bias.data[3] = number
+    with pytest.raises(NonFiniteError, match=r"the classifier's 'out\.bias' is not finite: train it again"):
+        save_classifier(
+            tmp_path / "c", model, command="c", images=torch.zeros(1).byte(), test_accuracy=0.5, epochs=1, seed=0
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_numbers_that_are_not_finite_are_not_loaded(tmp_path, number):
+    tensors = Classifier().state_dict()
+    tensors["dense.weight"][5, 7] = number
+    save_tensors(tmp_path / "c", tensors, {"kind": "classifier"})
+    with pytest.raises(CheckpointError, match=r"/c: the classifier's 'dense\.weight' is not finite: use another file"):
+        load_classifier(tmp_path / "c")

@@ -1,0 +1,85 @@
+"""What `ddim evaluate` keeps: its results file, and the samples that it judged.
+
+The results file is one JSON object:
+
+    of      what all rows share: sha256 of the weights, the classifier and the data, the numbers of samples, the seed
+    real    what the classifier makes of the test images
+    rows    one for each cell: "settings" say which, "figures" are the same whenever the row is made again on the same
+            machine, "made" says when, where and in how many seconds it was
+
+Samples are one compressed file for each cell: "images", uint8 `[n, 28, 28]`, and "about", the settings and how they were
+drawn, as JSON.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DataError, UsageError
+from .files import write_atomically
+
+__all__ = ["read_results", "read_samples", "samples_name", "write_results", "write_samples"]
+
+SHAPE = (1, 28, 28)  # of an image that can be judged
+_WORDS = {"weights_sha256": "weights", "classifier_sha256": "classifier", "train_sha256": "training images"}
+_WORDS |= {"test_sha256": "test images", "n": "--n", "n_slow": "--n-slow", "seed": "--seed"}
+
+
+def write_results(out: Path, found: dict) -> None:
+    write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def read_results(out: Path, of: dict) -> dict:
+    """The results in a file that goes with these. Raises UsageError."""
+    try:
+        found = json.loads(out.read_text(encoding="utf-8"))
+        before, _, rows = found["of"], found["real"], found["rows"]
+        whole = all(isinstance(row[part], dict) for row in rows for part in ("settings", "figures", "made"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole, before = False, {}
+    if not whole or not isinstance(before, dict):
+        raise UsageError(f"{out} was not written by `ddim evaluate`: choose another --out")
+    # of a number of samples that had no row yet, nothing is known
+    other = [word for key, word in _WORDS.items() if None not in (before.get(key), of[key]) and before[key] != of[key]]
+    if other:
+        raise UsageError(f"{out} holds rows of other {', '.join(other)}: use the same, or choose another --out")
+    found["of"] = {key: before.get(key) if of[key] is None else of[key] for key in of}
+    return found
+
+
+def samples_name(s: dict) -> str:
+    clip = "_clip" if s["clip"] else ""
+    return (
+        f"S{s['steps']}_{s['spacing']}_eta{s['eta']}_order{s['order']}{clip}_{s['amp']}_n{s['n']}_seed{s['seed']}.npz"
+    )
+
+
+def _drawn_from(s: dict) -> dict:
+    return {key: value for key, value in s.items() if key != "classifier_sha256"}
+
+
+def write_samples(path: Path, images: Tensor, s: dict, sampled: dict) -> None:
+    about = json.dumps({"settings": _drawn_from(s), "sampled": sampled})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, images=images[:, 0].numpy(), about=np.array(about))
+    write_atomically(path, buffer.getvalue())
+
+
+def read_samples(path: Path, s: dict) -> tuple[Tensor, dict]:
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            images, about = torch.from_numpy(file["images"]), json.loads(file["about"].item())
+        settings, sampled = about["settings"], about["sampled"]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file: draw these samples with --save-samples {path.parent}") from None
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        raise DataError(f"{path} is damaged ({error}): remove it, and draw these samples anew") from error
+    if different := [key for key, value in _drawn_from(s).items() if settings.get(key) != value]:
+        raise DataError(f"{path} holds samples of another {', '.join(different)}: choose another folder")
+    if images.dtype != torch.uint8 or tuple(images.shape) != (s["n"], *SHAPE[1:]):
+        raise DataError(f"{path} is damaged (images of {tuple(images.shape)}): remove it, and draw these samples anew")
+    return images[:, None], sampled
