@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -239,6 +239,21 @@ def test_bf16_trains_nearly_as_fp32():
     a, b = (losses(train(trainer(QUIET, amp=amp))) for amp in ("fp32", "bf16"))
     assert a != b
     assert a == pytest.approx(b, rel=0.05)
+
+
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
+def test_what_serves_a_gpu_alone_is_off_on_a_cpu(amp):
+    """The scaler of fp16, and the layout that a GPU's convolutions work in."""
+    t = trainer(amp=amp)
+    assert not t.scaler.is_enabled()
+    for net in (t.model, t.ema):
+        assert all(p.is_contiguous() for p in net.parameters())
+        assert not net.mid.block_1.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_step_is_a_record():
+    with pytest.raises(FrozenInstanceError):
+        trainer().step().loss = 0.0
 
 
 def test_the_compiled_network_is_the_same_one():
