@@ -1,6 +1,7 @@
 """Samples judged by the classifier, and how that is trained, on few real digits in place of MNIST."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -200,6 +201,16 @@ def test_samples_are_kept_and_judged_again(weights, tmp_path, monkeypatch):
         again = evaluate(Drawing(weights, 1), asked, **{option: folder})
         assert figures(again) == figures(first)
         assert [r["made"]["sampled"] for r in again["rows"]] == [r["made"]["sampled"] for r in first["rows"]]
+
+
+def test_the_bar_counts_what_is_drawn(weights, tmp_path, monkeypatch):
+    evaluate(Drawing(weights, 1), cells([2], n=5), save_samples=tmp_path / "samples")
+    err = io.StringIO()
+    err.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", err)
+    evaluate(Drawing(weights, 1, batch_size=3), cells([2, 4], n=5), save_samples=tmp_path / "samples")
+    assert "row 2/2" in err.getvalue()
+    assert " 8/8 " in err.getvalue().splitlines()[-1]
 
 
 def test_samples_that_are_not_what_they_should_be(weights, tmp_path):

@@ -117,6 +117,20 @@ def test_precision_and_recall_ball_by_ball(reference, digits):
     assert 0 < found["recall"]["value"] < 1
 
 
+def test_the_interval_of_recall_is_the_spread_of_halves_on_their_own(reference, digits):
+    """Other random halves, and by their definition: each a set of samples that knows nothing of the other half."""
+    n, generator = 120, torch.Generator().manual_seed(9)
+    found = [Judge(reference, seed).figures(digits[:n])["recall"] for seed in range(6)]
+    fake = reference.look(digits[:n])[0]
+    recalls = []
+    for _ in range(1000):
+        half = fake[torch.randperm(n, generator=generator)[: n // 2]]
+        radius = torch.cdist(half, half).sort(1).values[:, 3]
+        recalls.append((torch.cdist(reference.features, half) <= radius).any(1).double().mean())
+    half_width = sum(f["value"] - f["low"] for f in found) / len(found)  # of the other side 1 is the end
+    assert half_width == pytest.approx(1.96 * torch.stack(recalls).std().item(), rel=0.15)
+
+
 def test_figures_tell_good_samples_from_bad_ones(reference, digits):
     judge, noise = Judge(reference, 0), torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     ones = reference.train[:1].expand(200, -1, -1, -1)
