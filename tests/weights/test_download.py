@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -180,6 +181,30 @@ def test_a_download_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypa
     assert "\n" not in message
     assert given == [reply] * times
     assert cached(tmp_path) == []
+
+
+def test_a_download_is_written_while_it_comes(tmp_path):
+    """And not held in memory until it is whole: the last byte is sent when others have reached the disk."""
+    content, on_disk = CONTENT * 40, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:-1])
+            end = time.monotonic() + 20
+            while not (size := sum(p.stat().st_size for p in cached(tmp_path))) and time.monotonic() < end:
+                threading.Event().wait(0.01)
+            on_disk.append(size)
+            self.wfile.write(content[-1:])
+
+        def log_message(self, *args):
+            pass
+
+    with listening(Handler) as address:
+        assert Source(f"{address}/ema.ckpt", tagged(content)).fetch()[0].read_bytes() == content
+    assert 0 < on_disk[0] < len(content)
 
 
 def test_a_failed_download_does_not_harm_what_is_cached(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,25 @@ def test_what_is_known_of_the_larger_networks():
     assert (config.resolution, config.ch_mult, config.attn_resolutions) == (256, (1, 1, 2, 2, 4, 4), (16,))
     assert (found["sha256"], found["provenance"]["file"]) == (None, None)
     assert found["provenance"]["url"].endswith("/google/ddpm-ema-bedroom-256/tree/main")
+    assert found["provenance"]["of"].endswith("; averaged weights")
+    assert describe("google/ddpm-cat-256")["provenance"]["of"].endswith("; whether averaged, its settings do not say")
+
+
+def test_what_is_known_of_the_original_network():
+    expected = UNetConfig(32, 3, 3, 128, (1, 2, 2, 2), 2, (16,), 0.1, 32)
+    for name in ("cifar10", CIFAR10_ON_HUB):
+        found = describe(name)
+        assert UNetConfig(**found["unet"]) == expected
+        assert found["schedule"] == {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}
+        assert found["times"] == "the network is told t - 1"
+
+
+def test_places_are_records():
+    """Nothing changes one after it was checked."""
+    for place in (find("mnist"), find("cifar10"), find(CIFAR10_ON_HUB)):
+        with pytest.raises(FrozenInstanceError):
+            setattr(place, fields(place)[0].name, "x")
+        assert len({place, replace(place)}) == 1
 
 
 # --- where it comes from -----------------------------------------------------------------------------------------

@@ -172,6 +172,12 @@ def test_a_checkpoint_is_no_file_of_weights(run):
         load_weights(run[0] / CHECKPOINT)
 
 
+def test_the_classifier_draws_nothing():
+    """And no export would make it: that is advised for checkpoints alone."""
+    with pytest.raises(CheckpointError, match=r"classifier\.safetensors holds 'classifier', not 'weights'$"):
+        load("classifier")
+
+
 @pytest.mark.parametrize("name", [CHECKPOINT, ""], ids=["its checkpoint", "its folder"])
 def test_a_run_given_as_weights_is_told_what_to_do(run, tmp_path, monkeypatch, name):
     """And the command that is named does it."""
@@ -195,6 +201,7 @@ def test_the_folder_of_a_run_is_exported_as_its_checkpoint_is(run, tmp_path):
 def test_what_is_not_finite_in_fp16_is_not_exported(run, tmp_path, value, shown):
     tensors, description = load_tensors(run[0] / CHECKPOINT)
     tensors["ema.conv_in.bias"][2] = value
+    tensors["ema.up.0.block.1.conv2.bias"][0] = 7e8  # one that is named, with its own number, is enough
     save_tensors(tmp_path / CHECKPOINT, tensors, {k: v for k, v in description.items() if k != "content_sha256"})
     with pytest.raises(CheckpointError, match=r"'conv_in\.bias' reaches ") as e:
         export(tmp_path / CHECKPOINT, tmp_path / "w.safetensors")
