@@ -1,0 +1,48 @@
+"""The files of `ddim evaluate`: what is written is read again, and what is not theirs is refused and left alone."""
+
+import json
+
+import pytest
+import torch
+
+from ddim_core.errors import DataError, UsageError
+from ddim_core.kept import read_results, read_samples, samples_name, write_results, write_samples
+
+CELL = {"weights_sha256": "w", "steps": 5, "spacing": "uniform", "eta": "sigma-hat", "order": 1, "clip": False}
+CELL |= {"n": 3, "seed": 2, "amp": "fp32", "classifier_sha256": "c"}
+OF = {"weights_sha256": "w", "classifier_sha256": "c", "train_sha256": "a", "test_sha256": "b", "seed": 0}
+OF |= {"n": 8, "n_slow": None}
+FOUND = {"of": OF, "real": {"test_images": 1}, "rows": [{"settings": CELL, "figures": {"kid": 1.5}, "made": {}}]}
+IMAGES = (torch.arange(3 * 784) % 256).to(torch.uint8).view(3, 1, 28, 28)
+
+
+def test_results_come_back(tmp_path):
+    write_results(tmp_path / "f.json", FOUND)
+    assert read_results(tmp_path / "f.json", OF) == FOUND
+    assert read_results(tmp_path / "f.json", {**OF, "n": None, "n_slow": 4})["of"] == {**OF, "n_slow": 4}
+
+
+@pytest.mark.parametrize(("key", "word"), [("test_sha256", "test images"), ("seed", "--seed"), ("n", "--n")])
+def test_results_of_something_else(key, word, tmp_path):
+    write_results(tmp_path / "f.json", FOUND)
+    with pytest.raises(UsageError, match=f"f.json holds rows of other {word}: use the same"):
+        read_results(tmp_path / "f.json", {**OF, key: 7})
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8")) == FOUND
+
+
+def test_samples_come_back(tmp_path):
+    path = tmp_path / samples_name(CELL)
+    assert path.name == "S5_uniform_etasigma-hat_order1_fp32_n3_seed2.npz"
+    assert samples_name({**CELL, "clip": True}) == "S5_uniform_etasigma-hat_order1_clip_fp32_n3_seed2.npz"
+    write_samples(path, IMAGES, CELL, {"seconds": 1.5})
+    images, sampled = read_samples(path, {**CELL, "classifier_sha256": "another: it did not draw them"})
+    assert torch.equal(images, IMAGES)
+    assert sampled == {"seconds": 1.5}
+    with pytest.raises(DataError, match="holds samples of another eta, seed: choose another folder"):
+        read_samples(path, {**CELL, "eta": 0.0, "seed": 3})
+
+
+def test_samples_of_another_number_than_they_say(tmp_path):
+    write_samples(tmp_path / "x.npz", IMAGES[:2], CELL, {})
+    with pytest.raises(DataError, match=r"x.npz is damaged \(images of \(2, 28, 28\)\): remove it"):
+        read_samples(tmp_path / "x.npz", CELL)
