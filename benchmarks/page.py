@@ -26,7 +26,7 @@ A *sampling* row is one call of the network; divide it by $S$ for finished sampl
 forward, backward, Adam, and in our case the averaging of weights. The note and `diffusers` have the original settings (dropout
 0.1 and 32 groups in GroupNorm), ours those of the recipe `mnist`, unless the row says otherwise. The ratio is the median over
 rounds of the ratio to the note's network in the same round. The share of peak is relative to what the same machine reaches in
-large matrix multiplications.
+large matrix multiplications. MiB is the largest amount of memory that a GPU held for it at once.
 """
 
 
@@ -38,15 +38,21 @@ def machine(m: dict) -> str:
 
 def table(rows: list[dict]) -> str:
     """Rows of one mode and batch as a table of markdown."""
-    lines = ["| network | images per second | ratio to the note | share of peak |", "|---|---:|---:|---:|"]
+    memory = any(r.get("memory_mib") for r in rows)  # known on a GPU only
+    names = ["network", "images per second", "ratio to the note", "share of peak", *["MiB"] * memory]
+    lines = [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
     for r in rows:
-        name = r["contestant"].replace("channels_last", "channels last")
+        cells = [r["contestant"].replace("channels_last", "channels last")]
         if r["error"]:
-            lines.append(f"| {name} | {r['error']} | | |")
+            cells += [r["error"], *[""] * (len(names) - 2)]
         else:
-            lines.append(
-                f"| {name} | {r['images_per_second']:,.0f} | {r['ratio_to_note']:.2f} | {100 * r['share_of_peak']:.1f} % |"
-            )
+            cells += [
+                f"{r['images_per_second']:,.0f}",
+                f"{r['ratio_to_note']:.2f}",
+                f"{100 * r['share_of_peak']:.1f} %",
+            ]
+            cells += [f"{r['memory_mib']:,.0f}" for _ in range(memory)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

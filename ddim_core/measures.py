@@ -71,10 +71,10 @@ def frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covarian
 
 
 def kid(features: Tensor, other: Tensor, seed: int, subsets: int = SUBSETS) -> tuple[float, float]:
-    """Kernel distance between features `[N, D]` and `[M, D]` (KID's cubic kernel), mean and deviation over subsets.
+    """Kernel distance between features `[N, D]` and `[M, D]` (KID's cubic kernel), mean and standard deviation over subsets.
 
     Its expectation is 0 for two sets of one distribution, whatever their size. Each subset has 1,000 of both, or as many
-    as there are: then all subsets share these, and the deviation is that of choosing from the other set. Computed by
+    as there are: then all subsets share these, and the spread is that of choosing from the other set. Computed by
     torchmetrics.
     """
     with warnings.catch_warnings():

@@ -21,7 +21,7 @@ more than 95 % sure of {real["share_sure"]:.1%} of real test images"""
 
 
 _LEGEND = """In brackets 95 % over the draw of the samples. From Frechet to recall the classifier's features count. Floor: Frechet
-distance of as many training images. KID: +- deviation of its subsets. Sure: share of which the classifier is more
+distance of as many training images. KID: +- standard deviation over its subsets. Sure: share of which the classifier is more
 than 95 % sure. Classes: distance of the ten digits' shares from those of the test images. Seconds: of sampling. Nearest:
 median distance in pixels to the training set"""
 
