@@ -100,7 +100,7 @@ def test_plots_of_the_built_book(tmp_path):
     (tmp_path / "_images").mkdir()
     Image.new("RGBA", (8, 8), (7, 7, 7, 255)).save(tmp_path / "_images" / "a.png", compress_level=0)
     strew(tmp_path / "_images")
-    ddim_book.shrink_pictures(SimpleNamespace(outdir=str(tmp_path)), None)
+    ddim_book.shrink_images(SimpleNamespace(outdir=str(tmp_path)), None)
     with Image.open(tmp_path / "_images" / "a.png") as image:
         assert (image.mode, image.getpixel((0, 0))) == ("L", 7)
     assert (tmp_path / "_images" / "._a.png").read_bytes() == APPLE

@@ -15,8 +15,8 @@ Stores the result "kanji", all images as uint8:
    `steps`, `step_images`;
  - eta = 0 in 20 steps by the young network, by the young network from noise whose mean is taken away, and by the network
    as it is now: the first eight, `ddim_images`, and the mean brightness, 0 to 1, of all n, `ddim_ink`; the mean of
-   256 noises, and what the young network and this one see of it in as many noised images, at the times `mean_times`:
-   `means` [networks, times, 2, 256];
+   256 draws of noise, and what the young network and this one see of it in as many noised images, at the times
+   `mean_times`: `means` [networks, times, 2, 256];
  - for the samples, by each of `kinds`: `distance` and the nearest training images, `neighbours` [kinds, n, 64, 64], with
    their characters; for some training images, `real_index`, the `real_distance` to the nearest other one, whether that
    shows the `same` character, and how many `mates`, other images of its character, there are; and their

@@ -1,4 +1,4 @@
-"""The same eight starting noises after each epoch of a training run, cropped from the sheets that the run wrote.
+"""The same eight starting points after each epoch of a training run, cropped from the sheets that the run wrote.
 
 Run at the repository's root, with the folder of the run that the shipped weights come from:
 

@@ -95,7 +95,7 @@ def empty_fontawesome_script(app: Sphinx, exception: Exception | None) -> None:
         script.write_text("// icons come from the stylesheet\n", encoding="utf-8")
 
 
-def shrink_pictures(app: Sphinx, exception: Exception | None) -> None:
+def shrink_images(app: Sphinx, exception: Exception | None) -> None:
     """Store every plot again without what it does not use, pixel for pixel the same: pages of digits lose half their weight.
 
     matplotlib writes red, green, blue and opacity even where all is grey and opaque.
@@ -103,10 +103,10 @@ def shrink_pictures(app: Sphinx, exception: Exception | None) -> None:
     if exception is not None:
         return
     for path in (Path(app.outdir) / "_images").glob("[!.]*.png"):
-        with Image.open(path) as picture:
-            if picture.mode not in ("RGBA", "RGB"):
+        with Image.open(path) as image:
+            if image.mode not in ("RGBA", "RGB"):
                 continue
-            slim = picture.convert("RGB") if picture.convert("RGBA").getextrema()[3] == (255, 255) else picture.copy()
+            slim = image.convert("RGB") if image.convert("RGBA").getextrema()[3] == (255, 255) else image.copy()
         if slim.mode == "RGB":
             red, green, blue = slim.split()
             if red.tobytes() == green.tobytes() == blue.tobytes():
@@ -126,6 +126,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)
-    app.connect("build-finished", shrink_pictures)
+    app.connect("build-finished", shrink_images)
     app.connect("build-finished", empty_fontawesome_script, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

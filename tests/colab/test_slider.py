@@ -1,4 +1,4 @@
-"""Sliders in a notebook with a kernel of Colab's versions: moved from Python and by hand, they show another picture.
+"""Sliders in a notebook with a kernel of Colab's versions: moved from Python and by hand, they show another image.
 
 The notebook program is the one that ipywidgets 7 was made for and brings along; Colab's own cannot be had outside Colab.
 """
@@ -129,13 +129,13 @@ def python(page: Page, code: str, value: str = "None") -> str:
 
 
 def assert_shows(page: Page, slider: Locator, index: int) -> str:
-    """The picture and the label beside the slider are those of a position; a fingerprint of the picture."""
-    picture = slider.locator("img")
-    expect(picture).to_have_attribute("alt", python(page, "", f"box.alts[{index}]"), timeout=30_000)
+    """The image and the label beside the slider are those of a position; a fingerprint of the image."""
+    image = slider.locator("img")
+    expect(image).to_have_attribute("alt", python(page, "", f"box.alts[{index}]"), timeout=30_000)
     expect(slider.locator("output")).to_have_text(python(page, "", f"box.labels[0][{index}]"))
-    expect(picture).to_have_js_property("complete", True)
-    assert picture.evaluate("img => img.naturalWidth") > 100
-    mark = sha256(picture.get_attribute("src").removeprefix("data:image/webp;base64,").encode()).hexdigest()
+    expect(image).to_have_js_property("complete", True)
+    assert image.evaluate("img => img.naturalWidth") > 100
+    mark = sha256(image.get_attribute("src").removeprefix("data:image/webp;base64,").encode()).hexdigest()
     assert mark == python(page, "import hashlib", f"hashlib.sha256(box.frames[{index}].encode()).hexdigest()")
     return mark
 
@@ -158,7 +158,7 @@ def test_a_slider_moves_with_colabs_versions(notebook: Page, label: str) -> None
     for index in (start - 1, count - 1):
         python(notebook, f"box.index = {index}")
         seen.append(assert_shows(notebook, slider, index))
-    assert len(set(seen)) == 3, "three positions, three pictures"
+    assert len(set(seen)) == 3, "three positions, three images"
 
     slider.get_by_label(label).press("Home")
     assert_shows(notebook, slider, 0)
