@@ -44,3 +44,12 @@ def test_a_visible_line_fits_the_column(path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_has_at_most_2500_words(path):
     assert sum(words(source) for _, source in cells(path, "markdown")) <= 2500
+
+
+def test_every_term_of_the_glossary_is_linked_and_every_link_has_its_term():
+    glossary = (BOOK / "glossary.md").read_text(encoding="utf-8").partition("```{glossary}")[2].partition("\n```")[0]
+    terms = set(re.findall(r"^(?!:)(\S.*)$", glossary, flags=re.MULTILINE))
+    prose = " ".join(source for path in CHAPTERS for _, source in cells(path, "markdown"))
+    linked = {re.sub(r"^.*<(.+)>$", r"\1", text, flags=re.DOTALL) for text in re.findall(r"\{term\}`([^`]+)`", prose)}
+    assert {" ".join(text.split()) for text in linked} == terms
+    assert len(terms) > 30

@@ -100,7 +100,7 @@ def test_what_is_known_of_the_larger_networks():
     assert (found["sha256"], found["provenance"]["file"]) == (None, None)
     assert found["provenance"]["url"].endswith("/google/ddpm-ema-bedroom-256/tree/main")
     assert found["provenance"]["of"].endswith("; averaged weights")
-    assert describe("google/ddpm-cat-256")["provenance"]["of"].endswith("; whether averaged, its settings do not say")
+    assert describe("google/ddpm-cat-256")["provenance"]["of"].endswith("; its settings do not say whether averaged")
 
 
 def test_what_is_known_of_the_original_network():
