@@ -18,7 +18,7 @@ from .data import Dataset, fingerprint, is_folder, load_dataset, to_uint8
 from .device import enough_memory
 from .drawing import Drawing
 from .errors import UsageError
-from .kept import SHAPE, read_results, read_samples, samples_name, write_results, write_samples
+from .kept import SHAPE, added, check_folder, read_results, read_samples, samples_name, write_results, write_samples
 from .measures import FEWEST, Judge, Reference
 from .sample import check_eta
 from .tables import in_short
@@ -50,14 +50,22 @@ def cells(
         UsageError: too few samples to be judged, or no cell is left. ValueError: an eta or order that there is not.
     """
     n_slow = n if n_slow is None else n_slow
-    if min(n, n_slow) < FEWEST:
-        raise UsageError(f"judging needs at least {FEWEST} samples, got --n {min(n, n_slow)}")
+    for name, number in (("--n", n), ("--n-slow", n_slow)):
+        if number < FEWEST:
+            raise UsageError(f"judging needs at least {FEWEST} samples, got {name} {number}")
     for e in eta:
         check_eta(e)
     if wrong := [o for o in order if o not in (1, 2)]:
         raise UsageError(f"order must be 1 or 2, got {wrong[0]}")
     found = [
-        {"steps": S, "spacing": grid, "eta": e, "order": o, "clip": clip, "n": n_slow if S >= SLOW else n}
+        {
+            "steps": S,
+            "spacing": grid,
+            "eta": e if isinstance(e, str) else float(e),
+            "order": o,
+            "clip": clip,
+            "n": n_slow if S >= SLOW else n,
+        }
         for grid, o, e, S in product(*map(dict.fromkeys, (spacing, order, eta, steps)))
         if o == 1 or e == 0
     ]
@@ -85,7 +93,8 @@ def evaluate(
         cells: as `cells` makes them.
         data: folder that holds MNIST/raw; left out, it is downloaded.
         seed: of the samples, and of what the judge draws.
-        out: the results file. Rows that are in it are kept, others are added.
+        out: the results file. Rows that are in it are kept, others are added, beside those of another process that writes
+            there as well.
         samples: folder of samples that are judged in place of new ones. save_samples: folder in which the samples of
             each row are kept, uint8 `[n, 28, 28]`; those that lie there already are judged, not drawn again.
         command: what this was asked for by, for the rows. say: is told each line of what happens.
@@ -98,6 +107,11 @@ def evaluate(
     """
     from tqdm import tqdm
 
+    out, samples, save_samples = (path if path is None else Path(path) for path in (out, samples, save_samples))
+    if not cells:
+        raise UsageError("no cell is asked for: see `cells`")
+    if seed < 0:
+        raise UsageError(f"seed must not be negative, got {seed}")
     if drawing.shape != SHAPE:
         raise UsageError(
             f"the weights {drawing.weights} draw images of {drawing.shape}, not of {SHAPE} as the classifier needs"
@@ -118,6 +132,8 @@ def evaluate(
         return found
     if out:
         write_results(out, found)  # whether it can be written is known before hours of work
+    if save_samples:
+        check_folder(save_samples)
     with tqdm(total=sum(_of(drawing, s).calls for s in todo), unit="step", disable=None, dynamic_ncols=True) as bar:
         bar.set_description_str("real images")
         reference = Reference(train, test, drawing.device)
@@ -134,6 +150,7 @@ def evaluate(
             made = {"command": command, "sampled": sampled, "judged": judged}
             found["rows"].append({"settings": s, "figures": figures, "made": made})
             if out:
+                found["rows"] += added(out, of, found["rows"])
                 write_results(out, found)
             if len(todo) > 1:
                 bar.clear()
@@ -213,7 +230,7 @@ def _here(device: torch.device) -> dict:
 
 def _machine(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_devicesamples_name(device)
+        return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -240,10 +257,12 @@ def train_judge(
     Raises:
         UsageError: a folder of images, or epochs < 1. Else as `load_dataset`. DiskError.
     """
-    if is_folder(dataset):
+    if is_folder(dataset) or dataset not in ("mnist", "mnist-10k"):
         raise UsageError("the classifier is for digits: choose --dataset mnist or mnist-10k")
     if epochs < 1:
         raise UsageError(f"epochs must be an integer of at least 1, got {epochs}")
+    if seed < 0:
+        raise UsageError(f"seed must not be negative, got {seed}")
     digits = load_dataset(dataset, data, limit=limit)
     # mnist-10k has no test images: judge on MNIST's own
     test = load_dataset("mnist", data, split="test")
@@ -259,4 +278,4 @@ def train_judge(
     metrics.save_classifier(
         path, model, command=command, images=digits.images, test_accuracy=share, epochs=epochs, seed=seed
     )
-    say(f"{path}: {share:.2%} of {len(test)} test images")
+    say(f"{path}: {share:.2%} of {len(test)} test images right")

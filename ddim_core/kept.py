@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cache import cannot_write
 from .errors import DataError, UsageError
-from .files import write_atomically
+from .files import temporary_name, write_atomically
 
-__all__ = ["read_results", "read_samples", "samples_name", "write_results", "write_samples"]
+__all__ = ["added", "check_folder", "read_results", "read_samples", "samples_name", "write_results", "write_samples"]
 
 SHAPE = (1, 28, 28)  # of an image that can be judged
-_WORDS = {"weights_sha256": "weights", "classifier_sha256": "classifier", "train_sha256": "training images"}
-_WORDS |= {"test_sha256": "test images", "n": "--n", "n_slow": "--n-slow", "seed": "--seed"}
+_WORDS = {"weights_sha256": "weights", "classifier_sha256": "classifier", "train_sha256": "set of training images"}
+_WORDS |= {"test_sha256": "set of test images", "n": "--n", "n_slow": "--n-slow", "seed": "--seed"}
 
 
 def write_results(out: Path, found: dict) -> None:
@@ -38,17 +39,39 @@ def read_results(out: Path, of: dict) -> dict:
     try:
         found = json.loads(out.read_text(encoding="utf-8"))
         before, _, rows = found["of"], found["real"], found["rows"]
-        whole = all(isinstance(row[part], dict) for row in rows for part in ("settings", "figures", "made"))
+        whole = isinstance(rows, list) and all(
+            isinstance(row[part], dict) for row in rows for part in ("settings", "figures", "made")
+        )
+        whole = whole and all(found["real"] and {"frechet", "floor", "kid"} <= row["figures"].keys() for row in rows)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole, before = False, {}
     if not whole or not isinstance(before, dict):
         raise UsageError(f"{out} was not written by `ddim evaluate`: choose another --out")
     # of a number of samples that had no row yet, nothing is known
     other = [word for key, word in _WORDS.items() if None not in (before.get(key), of[key]) and before[key] != of[key]]
+    if not rows:  # it was begun, and nothing came of it
+        return {"of": of, "real": {}, "rows": []}
     if other:
-        raise UsageError(f"{out} holds rows of other {', '.join(other)}: use the same, or choose another --out")
+        raise UsageError(f"{out} was made with another {', '.join(other)}: use the same, or choose another --out")
     found["of"] = {key: before.get(key) if of[key] is None else of[key] for key in of}
     return found
+
+
+def added(out: Path, of: dict, rows: list[dict]) -> list[dict]:
+    """The rows that another process has meanwhile written there."""
+    there = read_results(out, of)["rows"] if out.exists() else []
+    return [row for row in there if all(row["settings"] != mine["settings"] for mine in rows)]
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder for samples, so that it is known before hours of work. Raises DiskError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tried = temporary_name(folder / "x")
+        tried.touch()
+        tried.unlink()
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def samples_name(s: dict) -> str:
@@ -79,7 +102,8 @@ def read_samples(path: Path, s: dict) -> tuple[Tensor, dict]:
     except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
         raise DataError(f"{path} is damaged ({error}): remove it, and draw these samples anew") from error
     if different := [key for key, value in _drawn_from(s).items() if settings.get(key) != value]:
-        raise DataError(f"{path} holds samples of another {', '.join(different)}: choose another folder")
+        names = ", ".join(_WORDS.get(key, key) for key in different)
+        raise DataError(f"{path} holds samples made with another {names}: choose another folder")
     if images.dtype != torch.uint8 or tuple(images.shape) != (s["n"], *SHAPE[1:]):
         raise DataError(f"{path} is damaged (images of {tuple(images.shape)}): remove it, and draw these samples anew")
     return images[:, None], sampled

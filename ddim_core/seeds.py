@@ -13,7 +13,10 @@ __all__ = ["derive_seed", "image_generators", "image_noise"]
 
 
 def derive_seed(*key: int) -> int:
-    """One 63-bit seed from several non-negative integers; different keys give unrelated seeds."""
+    """One 63-bit seed from several non-negative integers; seeds of different keys look unrelated.
+
+    Zeros at the end of a key do not count, and a number of 2^32 or more counts as several.
+    """
     if any(k < 0 for k in key):
         raise ValueError(f"seeds must not be negative, got {key}")
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1

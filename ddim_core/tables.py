@@ -4,6 +4,7 @@ __all__ = ["in_short", "table"]
 
 _COLUMNS = ("S", "eta", "order", "spacing", "amp", "n", "Frechet", "floor", "KID", "precision", "recall", "sure")
 _COLUMNS += ("classes", "nearest", "seconds")
+_SAID_ONCE = ("order", "spacing", "amp", "n")  # where it is the same in all rows
 
 
 def table(results: dict) -> str:
@@ -14,16 +15,22 @@ more than 95 % sure of {real["share_sure"]:.1%} of real test images"""
     if len(rows) == 1:
         return f"{head}\n{_alone(rows[0], real)}"
     rows = sorted(rows, key=_place)
-    lines = [_COLUMNS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    columns = list(zip(_COLUMNS, *map(_cells, rows), strict=True))
+    alike = {c[0]: c[1] for c in columns if c[0] in _SAID_ONCE and len(set(c[1:])) == 1}
+    columns = [c for c in columns if c[0] not in alike]
+    widths = [max(map(len, column)) for column in columns]
+    lines = zip(*columns, strict=True)
     body = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([head, *body, f"{_LEGEND}; of test images {real['nearest_median']:.2f}"])
+    same = ["all rows: " + ", ".join(f"{name} {value}" for name, value in alike.items())] if alike else []
+    return "\n".join([head, *same, *body, f"{_LEGEND}; of test images {real['nearest_median']:.2f}"])
 
 
-_LEGEND = """In brackets 95 % over the draw of the samples. From Frechet to recall the classifier's features count. Floor: Frechet
-distance of as many training images. KID: +- standard deviation over its subsets. Sure: share of which the classifier is more
-than 95 % sure. Classes: distance of the ten digits' shares from those of the test images. Seconds: of sampling. Nearest:
-median distance in pixels to the training set"""
+_LEGEND = """In brackets 95 % over the draw of the samples (for Frechet, rather more). From
+Frechet to recall the classifier's features count. Floor: Frechet distance of
+as many training images. KID: +- standard deviation over its subsets. Sure:
+share of which the classifier is more than 95 % sure. Classes: distance of the
+ten digits' shares from those of the test images. Seconds: of sampling.
+Nearest: median distance in pixels to the training set"""
 
 
 def _place(row: dict) -> tuple:

@@ -767,7 +767,7 @@ def test_evaluate_faults(files, mnist, capsys, tmp_path):
     for code, message, *more in (
         (
             2,
-            "f.json holds rows of other --seed: use the same, or choose another --out",
+            "f.json was made with another --seed: use the same, or choose another --out",
             "--out",
             "f.json",
             "--seed",

@@ -16,7 +16,7 @@ from ddim_core import UNet, metrics
 from ddim_core import evaluate as judging
 from ddim_core.data import load_dataset, to_uint8
 from ddim_core.drawing import Drawing
-from ddim_core.errors import DataError, UsageError
+from ddim_core.errors import DataError, DiskError, UsageError
 from ddim_core.evaluate import cells, evaluate, train_judge
 from ddim_core.files import save_tensors
 from ddim_core.tables import table
@@ -71,7 +71,7 @@ def test_cells_are_the_product_without_what_there_is_not():
         ({"order": [1, 3]}, "order must be 1 or 2, got 3"),
         ({"eta": [0.0, 2.0]}, r"eta must lie in \[0, 1\] or be 'sigma-hat', got 2.0"),
         ({"n": 4}, "judging needs at least 5 samples, got --n 4"),
-        ({"n_slow": 0}, "judging needs at least 5 samples, got --n 0"),
+        ({"n_slow": 0}, "judging needs at least 5 samples, got --n-slow 0"),
     ],
 )
 def test_cells_that_there_are_not(options, message):
@@ -158,7 +158,7 @@ def test_a_file_of_something_else_is_left_as_it_is(soon_slow, weights, tmp_path)
         (weights, cells([2, 7], n=7, n_slow=6), 1, "--n, --n-slow, --seed"),
         ("mnist", cells([2], n=6), 0, "weights"),
     ):
-        message = f"{out} holds rows of other {other}: use the same, or choose another --out"
+        message = f"{out} was made with another {other}: use the same, or choose another --out"
         with pytest.raises(UsageError, match=re.escape(message)):
             evaluate(Drawing(drawing, 1), asked, seed=seed, out=out)
         assert out.read_bytes() == before
@@ -177,7 +177,7 @@ def test_other_data_are_other_rows(weights, tmp_path, monkeypatch):
     found = json.loads(out.read_text(encoding="utf-8"))
     found["of"]["test_sha256"] = "0" * 64
     out.write_text(json.dumps(found), encoding="utf-8")
-    with pytest.raises(UsageError, match="holds rows of other test images"):
+    with pytest.raises(UsageError, match="was made with another set of test images"):
         evaluate(Drawing(weights, 1), cells([2], n=6), out=out)
 
 
@@ -227,7 +227,7 @@ def test_samples_that_are_not_what_they_should_be(weights, tmp_path):
 
     assert fault() == f"{path}: no such file: draw these samples with --save-samples {folder}"
     evaluate(Drawing("mnist", 1), asked, save_samples=folder)
-    assert fault() == f"{path} holds samples of another weights_sha256: choose another folder"
+    assert fault() == f"{path} holds samples made with another weights: choose another folder"
     raw = path.read_bytes()
     for content in (b"", b"text", raw[:200], raw[:300] + bytes([raw[300] ^ 255]) + raw[301:]):
         path.write_bytes(content)
@@ -293,7 +293,7 @@ def test_a_judge_is_trained_and_judged(tmp_path):
     train_judge(tmp_path, limit=128, epochs=1, seed=3, command="c", say=said.append)
     assert said[0].startswith("epoch 1: loss ")
     assert said[1].startswith(f"{tmp_path}/classifier.safetensors: ")
-    assert said[1].endswith(" of 100 test images")
+    assert said[1].endswith(" of 100 test images right")
     provenance = describe(str(tmp_path / "classifier.safetensors"))["provenance"]
     assert [provenance[k] for k in ("command", "images", "epochs", "seed")] == ["c", 128, 1, 3]
 
@@ -308,3 +308,52 @@ def test_no_epochs(tmp_path, epochs):
 def test_a_folder_of_images_is_no_digits(tmp_path):
     with pytest.raises(UsageError, match="the classifier is for digits"):
         train_judge(tmp_path / "out", str(tmp_path), command="c")
+
+
+def test_a_card_is_known_by_its_name(monkeypatch):
+    """Without one here; test_gpu.py asks a real one."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card of {device}")
+    here = judging._here(torch.device("cuda"))
+    assert (here["machine"], here["device"]) == ("card of cuda", "cuda")
+    assert here["cudnn_tf32"] in (True, False)
+
+
+def test_what_is_asked_is_looked_at_before_any_work(weights, tmp_path):
+    out = tmp_path / "f.json"
+    with pytest.raises(UsageError, match="no cell is asked for"):
+        evaluate(Drawing(weights, 1), [], out=out)
+    with pytest.raises(UsageError, match="seed must not be negative, got -1"):
+        evaluate(Drawing(weights, 1), cells([2], n=6), seed=-1, out=out)
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match="file"):
+        evaluate(Drawing(weights, 1), cells([2], n=6), save_samples=tmp_path / "file")
+    assert not out.exists()
+    assert cells([2], eta=[0], n=6) == cells([2], eta=[0.0], n=6)
+    assert isinstance(cells([2], eta=[0], n=6)[0]["eta"], float)
+
+
+def test_rows_of_another_process_are_kept(weights, tmp_path):
+    out, kept = str(tmp_path / "f.json"), []
+
+    def meanwhile(line):
+        """The other one ends while this one still draws its second row."""
+        if line.startswith("row 1 of 2"):
+            kept.extend(settings(evaluate(Drawing(weights, 1), cells([4], n=6), out=out)))
+
+    evaluate(Drawing(weights, 1), cells([2, 3], n=6), out=out, say=meanwhile)
+    assert {row[0] for row in settings(json.loads((tmp_path / "f.json").read_text(encoding="utf-8")))} == {2, 3, 4}
+    assert len(kept) == 2
+
+
+def test_a_file_that_was_only_begun_is_begun_anew(weights, tmp_path):
+    out = tmp_path / "f.json"
+    evaluate(Drawing(weights, 1), cells([2], n=6), seed=1, out=out)
+    begun = json.loads(out.read_text(encoding="utf-8"))
+    out.write_text(json.dumps({**begun, "rows": []}), encoding="utf-8")
+    assert len(evaluate(Drawing(weights, 1), cells([2], n=7), seed=2, out=out)["rows"]) == 1
+
+
+@pytest.mark.parametrize("name", ["brush-kanji", "kuzushiji"])
+def test_kanji_are_no_digits(name, tmp_path):
+    with pytest.raises(UsageError, match="the classifier is for digits: choose --dataset mnist or mnist-10k"):
+        train_judge(tmp_path, name, command="c")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import TINY, TINY_RUN, randn, relative, tiny_images, tiny_unet
 
-from ddim_core import Adapter, Schedule, generate, image_noise, run, sample
+from ddim_core import Adapter, Schedule, evaluate, generate, image_noise, run, sample
 from ddim_core.device import choose_amp, choose_device, enough_memory
 from ddim_core.errors import UsageError
 from ddim_core.run import CHECKPOINT
@@ -208,3 +208,7 @@ def test_a_long_walk_in_float64():
     *_, expected = sample(here, schedule, xT.cpu(), schedule.timesteps(20))
     assert last.xt.dtype == torch.float64
     assert relative(last.xt.cpu(), expected.xt) < 1e-5  # sines of t are float32 in any network
+
+
+def test_the_card_has_a_name():
+    assert evaluate._here(torch.device("cuda"))["machine"] == torch.cuda.get_device_name()

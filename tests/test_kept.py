@@ -12,7 +12,11 @@ CELL = {"weights_sha256": "w", "steps": 5, "spacing": "uniform", "eta": "sigma-h
 CELL |= {"n": 3, "seed": 2, "amp": "fp32", "classifier_sha256": "c"}
 OF = {"weights_sha256": "w", "classifier_sha256": "c", "train_sha256": "a", "test_sha256": "b", "seed": 0}
 OF |= {"n": 8, "n_slow": None}
-FOUND = {"of": OF, "real": {"test_images": 1}, "rows": [{"settings": CELL, "figures": {"kid": 1.5}, "made": {}}]}
+FOUND = {
+    "of": OF,
+    "real": {"test_images": 1},
+    "rows": [{"settings": CELL, "figures": {"kid": 1.5, "frechet": 2.5, "floor": {}}, "made": {}}],
+}
 IMAGES = (torch.arange(3 * 784) % 256).to(torch.uint8).view(3, 1, 28, 28)
 
 
@@ -22,10 +26,10 @@ def test_results_come_back(tmp_path):
     assert read_results(tmp_path / "f.json", {**OF, "n": None, "n_slow": 4})["of"] == {**OF, "n_slow": 4}
 
 
-@pytest.mark.parametrize(("key", "word"), [("test_sha256", "test images"), ("seed", "--seed"), ("n", "--n")])
+@pytest.mark.parametrize(("key", "word"), [("test_sha256", "set of test images"), ("seed", "--seed"), ("n", "--n")])
 def test_results_of_something_else(key, word, tmp_path):
     write_results(tmp_path / "f.json", FOUND)
-    with pytest.raises(UsageError, match=f"f.json holds rows of other {word}: use the same"):
+    with pytest.raises(UsageError, match=f"f.json was made with another {word}: use the same"):
         read_results(tmp_path / "f.json", {**OF, key: 7})
     assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8")) == FOUND
 
@@ -38,7 +42,7 @@ def test_samples_come_back(tmp_path):
     images, sampled = read_samples(path, {**CELL, "classifier_sha256": "another: it did not draw them"})
     assert torch.equal(images, IMAGES)
     assert sampled == {"seconds": 1.5}
-    with pytest.raises(DataError, match="holds samples of another eta, seed: choose another folder"):
+    with pytest.raises(DataError, match="holds samples made with another eta, seed: choose another folder"):
         read_samples(path, {**CELL, "eta": 0.0, "seed": 3})
 
 

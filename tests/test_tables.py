@@ -27,6 +27,7 @@ def test_rows_stand_in_order_one_under_the_other():
     ]
     lines = table({"real": REAL, "rows": rows}).splitlines()
     assert lines[0] == "classifier: 99.25% of 10000 test images right"
+    assert lines[2] == "all rows: order 1, spacing uniform, amp fp32, n 10"
     head = next(i for i, line in enumerate(lines) if line.split()[:2] == ["S", "eta"])
     body = [line.split() for line in lines[head + 1 : head + 6]]
     assert [b[:2] for b in body] == [["20", "0.0"], ["5", "1.0"], ["20", "1.0"], ["20", "sigma-hat"], ["5", "0.0"]]
