@@ -42,7 +42,7 @@ def test_samples_come_back(tmp_path):
     images, sampled = read_samples(path, {**CELL, "classifier_sha256": "another: it did not draw them"})
     assert torch.equal(images, IMAGES)
     assert sampled == {"seconds": 1.5}
-    with pytest.raises(DataError, match="holds samples made with another eta, seed: choose another folder"):
+    with pytest.raises(DataError, match="holds samples made with another eta, --seed: choose another folder"):
         read_samples(path, {**CELL, "eta": 0.0, "seed": 3})
 
 
