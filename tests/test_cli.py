@@ -774,7 +774,7 @@ def test_evaluate_faults(files, mnist, capsys, tmp_path):
             "1",
         ),
         (2, "order 2 needs eta 0, and no other cell is asked for: add --eta 0", "--order", "2", "--eta", "1"),
-        (2, "judging needs at least 5 samples, got --n 3", "--n-slow", "3"),
+        (2, "judging needs at least 5 samples, got --n-slow 3", "--n-slow", "3"),
         (2, "choose one", "--samples", "a", "--save-samples", "b"),
         (3, "a/S1_uniform_eta0.0_order1_fp32_n5_seed0.npz: no such file: draw these samples with", "--samples", "a"),
         (6, f"cannot write {files}/file/f.json", "--out", files / "file" / "f.json"),
