@@ -28,6 +28,7 @@ from ddim_core import generate, metrics
 from ddim_core.data import load_dataset, to_model
 from ddim_core.device import autocast, choose_amp, choose_device
 from ddim_core.files import write_atomically
+from ddim_core.measures import frechet, moments
 from ddim_core.recipes import recipe
 from ddim_core.run import start_from
 from ddim_core.schedule import add_noise
@@ -74,15 +75,7 @@ def losses(model, images: torch.Tensor, schedule, amp: str) -> torch.Tensor:
 
 def features(classifier, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and covariance of the classifier's features."""
-    f = torch.cat([classifier.features(x) for x in images.split(1000)]).double()
-    return f.mean(0), torch.cov(f.T)
-
-
-def frechet(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """|m - n|^2 + tr(C + D - 2 (C D)^(1/2))."""
-    (m, c), (n, d) = a, b
-    root = torch.linalg.eigvals(c @ d).sqrt().real.sum()
-    return ((m - n).square().sum() + c.trace() + d.trace() - 2 * root).item()
+    return moments(torch.cat([classifier.features(x) for x in images.split(1000)]).double())
 
 
 def judge(model, schedule, test: torch.Tensor, amp: str) -> dict:
@@ -90,7 +83,7 @@ def judge(model, schedule, test: torch.Tensor, amp: str) -> dict:
     classifier = metrics.load_classifier().to(device)
     x = generate(model, schedule, SAMPLES, steps=STEPS, seed=0, amp=amp, batch_size=500)
     share = metrics.confidence(classifier, x).share()
-    distance = frechet(features(classifier, x), features(classifier, to_model(test.to(device))))
+    distance = frechet(*features(classifier, x), *features(classifier, to_model(test.to(device)))).item()
     return {"samples": SAMPLES, "steps": STEPS, "convincing": share, "frechet": distance}
 
 
