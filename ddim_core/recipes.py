@@ -85,8 +85,7 @@ RECIPES: dict[str, TrainConfig] = {
     "mnist": TrainConfig(
         UNetConfig(28, ch=32, ch_mult=(1, 2, 2), attn_resolutions=(14,), dropout=0.0, norm_groups=8),
         dataset="mnist",
-        epochs=10,
-        batch_size=64,
+        loss_weight="balanced",
     ),
     # 25.8 M parameters, the channels of the original model: for a GPU
     "mnist-large": TrainConfig(
