@@ -105,6 +105,9 @@ class Trainer:
             self.model = UNet(config.unet).to(self.device).train()
             self.ema = UNet(config.unet).to(self.device).eval().requires_grad_(False)
         on_gpu = self.device.type == "cuda"
+        if on_gpu:  # the layout that its convolutions work in
+            self.model.to(memory_format=torch.channels_last)
+            self.ema.to(memory_format=torch.channels_last)
         self.ema.load_state_dict(self.model.state_dict())
         self.parallel = self.model
         if self.world > 1:

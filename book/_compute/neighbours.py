@@ -27,7 +27,7 @@ STEPS, SHOWN = 50, 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", metavar="FOLDER", help="left out, MNIST is downloaded")
-    parser.add_argument("--n", type=int, default=300, help="images in each of the three sets")
+    parser.add_argument("--n", type=int, default=500, help="images in each of the three sets")
     args = parser.parse_args()
 
     classifier = load_classifier()

@@ -122,8 +122,7 @@ def build(
         raise CheckpointError(f"{path}: {verdict} ({_first_line(error)}): use another copy") from error
     net.load_state_dict(_matched(net, tensors, path, verdict), assign=True)
     model = Adapter(net) if shifted else net
-    model = model.to(device or "cpu", memory_format=torch.channels_last)  # as `UNet` has it, and the file has not
-    return model.eval().requires_grad_(False), schedule
+    return model.to(device or "cpu").eval().requires_grad_(False), schedule
 
 
 def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) -> dict[str, Tensor]:
