@@ -32,22 +32,21 @@ class Contestant:
     amp: str = "fp32"
     original: bool = False
     compiled: bool = False
+    channels_last: bool = False
 
 
-def contestants() -> list[Contestant]:
-    ours = [
-        Contestant("ours fp32", "ours"),
-        Contestant("ours bf16", "ours", "bf16"),
-        Contestant("ours bf16, original settings", "ours", "bf16", original=True),
-        Contestant("ours fp32 compiled", "ours", compiled=True),
-        Contestant("ours bf16 compiled", "ours", "bf16", compiled=True),
-    ]
-    return [
+def contestants(cuda: bool) -> list[Contestant]:
+    ours = [("ours fp32", "fp32", False), ("ours bf16", "bf16", False), ("ours bf16 compiled", "bf16", True)]
+    everyone = [
         Contestant("note", "note", original=True),
         Contestant("diffusers fp32", "diffusers", original=True),
         Contestant("diffusers bf16", "diffusers", "bf16", original=True),
-        *ours,
+        *(Contestant(name, "ours", amp, compiled=compiled) for name, amp, compiled in ours),
+        Contestant("ours bf16, original settings", "ours", "bf16", original=True),
     ]
+    if cuda:
+        everyone += [Contestant(f"{name}, channels_last", "ours", amp, False, c, True) for name, amp, c in ours]
+    return everyone
 
 
 def random_weights(config: UNetConfig) -> dict[str, Tensor]:
@@ -81,7 +80,7 @@ class Stage:
         else:
             model = PlainUNet(config) if c.kind == "note" else UNet(config)
         model.load_state_dict(weights)
-        return model.to(self.device)
+        return model.to(self.device, memory_format=torch.channels_last if c.channels_last else torch.preserve_format)
 
     def autocast(self, c: Contestant):
         return torch.autocast(self.device.type, torch.bfloat16) if c.amp == "bf16" else nullcontext()
@@ -90,6 +89,8 @@ class Stage:
         """Calls of the network, in inference mode; returns the output of the last."""
         model, size = self.network(c).eval(), (batch, 1, self.recipe.resolution, self.recipe.resolution)
         xt = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(self.device)
+        if c.channels_last:
+            xt = xt.to(memory_format=torch.channels_last)
         t = torch.full((batch,), 500, device=self.device)
         if c.compiled:
             model = torch.compile(model, mode="reduce-overhead" if self.device.type == "cuda" else None, dynamic=False)
@@ -116,6 +117,8 @@ class Stage:
         trainer = Trainer(config, self.images, device=str(self.device), amp=c.amp, **options)
         for model in (trainer.model, trainer.ema):
             model.load_state_dict(self.weights)
+            if c.channels_last:
+                model.to(memory_format=torch.channels_last)
 
         def run(n: int) -> None:
             for _ in range(n):

@@ -50,7 +50,7 @@ class Bench:
         self.clock = time.process_time if alone else time.perf_counter
         self.stage = Stage(self.device, args.tiny)
         only = args.only or [""]
-        chosen = [c for c in contestants() if c.kind == "note" or any(o in c.name for o in only)]
+        chosen = [c for c in contestants(self.cuda) if c.kind == "note" or any(o in c.name for o in only)]
         self.eager = [c for c in chosen if not c.compiled]
         self.late = [c for c in chosen if c.compiled and not args.tiny and not args.eager]
         self.running: dict[tuple, tuple] = {}  # (mode, batch, name): (run n steps, n for a turn, seconds of a turn)
