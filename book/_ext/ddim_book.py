@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import api
 import assets
+import reach
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -123,6 +125,8 @@ def on_config(app: Sphinx, config: Config) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    api.setup(app)
+    reach.setup(app)
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)
