@@ -14,6 +14,7 @@ from docutils.nodes import make_id
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 import api
+import flow
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -237,3 +238,22 @@ def test_a_docstring_as_sphinx_reads_it():
         "    - :py:obj:`DataError <ddim_core.errors.DataError>`: no data.",
         "",
     ]
+
+
+# --- the picture of the architecture --------------------------------------------------------------------------------------
+
+
+def test_every_name_in_the_picture_leads_to_its_entry():
+    assert {box.name for box in flow.BOXES} - api.documented() == set()
+    for href in re.findall(r'href="([^"]+)"', flow.picture()):
+        page, _, anchor = href.partition("#")
+        text = (BOOK / page.replace(".html", ".md")).read_text(encoding="utf-8")
+        assert f".. api:: {anchor.rpartition('.')[0]}\n" in text
+
+
+def test_the_picture_stays_inside_its_frame():
+    for box in flow.BOXES:
+        assert box.x >= 0
+        assert box.x + box.width <= flow.WIDTH
+        assert box.y + flow.TALL <= flow.HEIGHT
+        assert len(box.says) * 7.2 < box.width, "13 px letters"

@@ -11,6 +11,7 @@ from typing import Any
 
 import api
 import assets
+import flow
 import reach
 from PIL import Image
 from sphinx.application import Sphinx
@@ -127,6 +128,7 @@ def on_config(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     api.setup(app)
     reach.setup(app)
+    flow.setup(app)
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)

@@ -4,6 +4,7 @@ engines, and at the head of each chapter how long it takes."""
 from __future__ import annotations
 
 import re
+import tomllib
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from docutils import nodes
 from matplotlib import font_manager
 from myst_nb.sphinx_ import NbMetadataCollector
 from PIL import Image, ImageDraw, ImageFont
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+SEARCH = Path(__file__).with_name("search.toml")
 CARD = "_static/card.png"
 CARD_SIZE = (1200, 630)  # what the sites that show such cards ask for
 LONGEST = 200  # characters of a description; most sites show fewer
 WORDS_PER_MINUTE = 200
+
+OURS = "ddim-times"  # the class of the line that this file adds
 
 # what a reader does not read as prose, or reads only on demand
 NOT_PROSE = (nodes.literal_block, nodes.math, nodes.math_block, nodes.comment, nodes.raw)
@@ -63,7 +68,11 @@ def spoken(tex: str) -> str:
 def description(doctree: nodes.document) -> str:
     """The first paragraph of a page, in whole sentences as far as they fit."""
     for paragraph in doctree.findall(nodes.paragraph):
-        if isinstance(paragraph.parent, nodes.section) and len(text := plain(paragraph)) > 30:
+        if (
+            OURS not in paragraph["classes"]
+            and isinstance(paragraph.parent, nodes.section)
+            and len(text := plain(paragraph)) > 30
+        ):
             break
     else:
         return ""
@@ -135,6 +144,22 @@ def write_map(app: Sphinx, exception: Exception | None) -> None:
     (Path(app.outdir) / "sitemap.xml").write_text(f"{head}{pages}</urlset>\n", encoding="utf-8")
 
 
+# --- search ---------------------------------------------------------------------------------------------------------------
+
+
+def search_terms() -> dict[str, str]:
+    """What a reader types -> the section meant."""
+    return tomllib.loads(SEARCH.read_text(encoding="utf-8"))
+
+
+def add_terms(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """The terms of search.toml as entries of the index: the search puts a page with such an entry before those that use the word."""
+    for term, where in search_terms().items():
+        page, _, anchor = where.partition("#")
+        if docname == f"book/{page}":
+            doctree += addnodes.index(entries=[("single", term, anchor, "main", None)])
+
+
 # --- how long a chapter takes ---------------------------------------------------------------------------------------------
 
 
@@ -174,12 +199,13 @@ def add_times(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     text = f"To read: {span(60 * max(1, words(doctree) / WORDS_PER_MINUTE))}."
     if ran and ran.get("runtime"):
         text += f" To run on a CPU: {span(ran['runtime'])}."
-    title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", text, classes=["ddim-times"]))
+    title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", text, classes=[OURS]))
 
 
 def setup(app: Sphinx) -> None:
     app.connect("config-inited", set_up)
     app.connect("html-page-context", add_tags)
     app.connect("doctree-resolved", add_times)
+    app.connect("doctree-resolved", add_terms)
     app.connect("build-finished", draw_card)
     app.connect("build-finished", write_map)
