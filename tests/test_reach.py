@@ -26,7 +26,7 @@ def page(*parts):
 @pytest.mark.parametrize(
     ("url", "site"),
     [
-        ("https://github.com/ddim-book/ddim-book", "https://ddim-book.github.io/ddim-book/"),
+        ("https://github.com/someone/a-book", "https://someone.github.io/a-book/"),
         ("https://github.com/Some-One/other.book", "https://some-one.github.io/other.book/"),
         ("https://github.com/Some-One/some-one.github.io", "https://some-one.github.io/"),
     ],
