@@ -19,7 +19,7 @@ from sphinx.util.docutils import SphinxDirective
 API = Path(__file__).resolve().parents[1] / "api"
 
 WIDTH, HEIGHT = 360, 596  # of a phone's column: nothing shrinks there
-BOX, TALL, LEFT, RIGHT = 156, 50, 20, 184
+BOX, TALL, LEFT, RIGHT = 150, 50, 20, 190
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ BOXES = (
     Box(RIGHT, 518, "a sheet; a judgement", "ddim_core.metrics.confidence", "plain"),
 )
 ARROWS = (  # as SVG paths
-    "M98 84 V110",
-    "M98 162 V188",
-    "M98 240 V274",
-    "M262 84 V188",
-    "M184 70 C150 84 176 214 178 214",  # noise into the mixture
-    "M262 240 V274",
-    "M98 326 V360",
-    "M262 326 V360",
-    "M98 412 V438",
-    "M98 490 V516",
-    "M262 412 V438",
-    "M262 490 V516",
+    "M95 84 V110",
+    "M95 162 V188",
+    "M95 240 V274",
+    "M265 84 V188",
+    "M190 59 H180 V215 H172",  # noise into the mixture
+    "M265 240 V274",
+    "M95 326 V360",
+    "M265 326 V360",
+    "M95 412 V438",
+    "M95 490 V516",
+    "M265 412 V438",
+    "M265 490 V516",
     "M340 387 H352 V215 H342",  # and again, until t = 0
     "M20 543 H8 V301 H18",  # the weights come back
 )
