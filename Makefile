@@ -1,4 +1,4 @@
-# make book | run | test | test-book | test-colab | test-lowest | lint | links | address | env | assets | clean
+# make book | run | results | test | test-book | test-colab | test-lowest | test-newest | lint | links | address | env | assets | clean
 # (each makes what it needs on a fresh machine)
 SHELL := bash
 .DEFAULT_GOAL := book
@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null 
 # one thread a process: with several notebooks at once, more threads only get in each other's way
 export OMP_NUM_THREADS ?= 1
 # for tests only: in the environment of a build it would keep the figures out of the pages
-test test-lowest: export MPLBACKEND = agg
+test test-lowest test-newest: export MPLBACKEND = agg
 # where the public weights can be downloaded, the chapter on them draws one image instead of hundreds
 test test-colab: export DDIM_QUICK = 1
 
@@ -23,7 +23,7 @@ WHEEL = D=$$(mktemp -d) && trap 'rm -rf "$$D"' EXIT && printf '[build]\nbuild_ba
 NOTEBOOKS = mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
 	$(abspath $(PY)) -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS)
 
-.PHONY: book run test test-book test-colab test-lowest lint links address env assets clean
+.PHONY: book run results test test-book test-colab test-lowest test-newest lint links address env assets clean
 
 env: $(READY)
 
@@ -51,6 +51,10 @@ run: $(READY)
 	@[ -f "book/$(NAME).ipynb" ] || { echo "no chapter '$(NAME)': make run NAME=noising, say"; exit 2; }
 	$(VENV)/bin/jupyter nbconvert --execute --to html --output-dir _build/run book/$(NAME).ipynb
 
+# the stored results whose weights have changed:  make results [LIST=1] [ONLY="skip fewer"] [DATA=FOLDER] [YOUNG=FILE] [RUN=FOLDER]
+results: $(READY)
+	$(PY) book/_compute/results.py $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY)) --data "$(DATA)" --young "$(YOUNG)" --run "$(RUN)"
+
 # The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.
 test: $(READY)
 	$(PY) -m pytest tests -n $(WORKERS)
@@ -72,6 +76,16 @@ test-lowest:
 	$(OLD)/uv pip install --python $(OLD)/python --resolution lowest-direct -r pyproject.toml -r tests/envs/lowest.txt
 	$(OLD)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(OLD)/python -m pytest tests --ignore=tests/test_benchmark.py -n $(WORKERS) -W default
+
+# tests and notebooks with the newest versions of everything (Jupyter Book 1 excepted), to hear of what changes before readers do
+test-newest: NEW = .venv-newest/bin
+test-newest:
+	rm -rf .venv-newest && $(PYTHON) -m venv .venv-newest
+	sed -E 's/^jupyter-book==[^ ]+/jupyter-book<2/; s/==[^ ]+//' requirements.txt > .venv-newest/requirements.txt
+	$(NEW)/python -m pip install --quiet --disable-pip-version-check -r .venv-newest/requirements.txt
+	$(NEW)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(NEW)/python -m pytest tests --ignore=tests/test_benchmark.py -n $(WORKERS) -W default
+	$(NEW)/python -m pytest --nbmake --nbmake-kernel=python3 -n $(WORKERS) -W default book
 
 # the built book in a real browser (Chromium must be installed)
 test-book: book

@@ -20,6 +20,7 @@ from .unet import UNetConfig
 
 __all__ = ["Adapter", "Denoiser", "as_denoiser", "config_of", "image_shape", "renamed", "schedule_of"]
 
+# what can be sampled from: `model(x_t, t) -> eps`, x_t and eps `[B, ...]`, t int64 `[B]`
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -81,7 +81,7 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def in_float64(x: torch.Tensor) -> torch.Tensor:
-    """A tensor in float64: on its device, or on the CPU where its device has no such numbers."""
+    """A tensor of any shape in float64: on its device, or on the CPU where its device has no such numbers."""
     return x.double() if widest(x.device) == torch.float64 else x.cpu().double()
 
 

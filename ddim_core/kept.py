@@ -31,6 +31,7 @@ _WORDS |= {"test_sha256": "set of test images", "n": "--n", "n_slow": "--n-slow"
 
 
 def write_results(out: Path, found: dict) -> None:
+    """Write the results file, whole or not at all. Raises DiskError."""
     write_atomically(out, (json.dumps(found, indent=1) + "\n").encode())
 
 
@@ -75,6 +76,7 @@ def check_folder(folder: Path) -> None:
 
 
 def samples_name(s: dict) -> str:
+    """The name of the file of samples with these settings."""
     clip = "_clip" if s["clip"] else ""
     return (
         f"S{s['steps']}_{s['spacing']}_eta{s['eta']}_order{s['order']}{clip}_{s['amp']}_n{s['n']}_seed{s['seed']}.npz"
@@ -86,6 +88,7 @@ def _drawn_from(s: dict) -> dict:
 
 
 def write_samples(path: Path, images: Tensor, s: dict, sampled: dict) -> None:
+    """Write samples, uint8 `[n, 1, 28, 28]`, with their settings and how they were drawn. Raises DiskError."""
     about = json.dumps({"settings": _drawn_from(s), "sampled": sampled})
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images[:, 0].numpy(), about=np.array(about))
@@ -93,6 +96,11 @@ def write_samples(path: Path, images: Tensor, s: dict, sampled: dict) -> None:
 
 
 def read_samples(path: Path, s: dict) -> tuple[Tensor, dict]:
+    """Samples that `write_samples` wrote with these settings: (uint8 `[n, 1, 28, 28]`, how they were drawn).
+
+    Raises:
+        DataError: no such file, a damaged one, or samples of other settings.
+    """
     try:
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             images, about = torch.from_numpy(file["images"]), json.loads(file["about"].item())

@@ -15,7 +15,7 @@ from .errors import UsageError
 
 __all__ = ["LOCK", "alone"]
 
-LOCK = ".lock"
+LOCK = ".lock"  # the file in a run's folder that is locked
 _FAR = 2**30  # where Windows locks a byte: others cannot read a locked one
 _held: set[Path] = set()  # by this process, which may ask again
 

@@ -83,7 +83,7 @@ def confidence(classifier: Classifier, x: Tensor, batch_size: int = 500) -> Conf
 
 
 def accuracy(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of images whose label it finds."""
+    """Share of images `[N, 1, 28, 28]` whose label, of `[N]`, it finds. Pixels as in `confidence`."""
     return int((confidence(classifier, images).label == labels).sum()) / len(labels)
 
 
@@ -189,6 +189,9 @@ def save_classifier(
     path, model: Classifier, *, command: str, images: Tensor, test_accuracy: float, epochs: int, seed: int
 ):
     """Write a classifier, rounded to fp16, with its provenance.
+
+    Args:
+        images: what it was trained on, uint8 `[N, 1, 28, 28]`; their fingerprint goes into the provenance.
 
     Raises:
         NonFiniteError: a number in it is not finite, or not in fp16; nothing is written. DiskError.

@@ -15,6 +15,7 @@ from .data import to_uint8
 
 __all__ = ["NOISE", "PREDICTION", "SIGNAL", "png", "show", "strip", "tile"]
 
+# the colours of the image's share (blue), the noise's share (red), and what a model predicts (green)
 SIGNAL, NOISE, PREDICTION = "#2166ac", "#d6604d", "#1b7837"
 
 
@@ -51,7 +52,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def show(images: Tensor, columns: int = 8, *, ax=None, title: str | None = None, pad: int = 2):
-    """Draw images as `tile` arranges them, on matplotlib axes without ticks; returns the axes."""
+    """Draw images `[N, 1 or 3, H, W]` as `tile` arranges them, on matplotlib axes without ticks; returns the axes."""
     import matplotlib.pyplot as plt
 
     image = tile(images, columns, pad=pad)

@@ -80,6 +80,7 @@ class TrainConfig:
         return Schedule.linear(self.T, self.beta_1, self.beta_T)
 
 
+# what `ddim train NAME` knows by name
 RECIPES: dict[str, TrainConfig] = {
     # 1.62 M parameters: small enough to sample in a browser and to train on a CPU
     "mnist": TrainConfig(

@@ -43,8 +43,8 @@ __all__ = [
     "write_start",
 ]
 
-CHECKPOINT = "last.safetensors"
-METRICS = "metrics.jsonl"
+CHECKPOINT = "last.safetensors"  # from which a run goes on
+METRICS = "metrics.jsonl"  # a line for each epoch
 MAY_CHANGE = ("epochs", "lr")  # settings with which a run may go on in another way than it began
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SHEETS_APART = 10  # seconds between sheets of samples: on a GPU an epoch may take a second
@@ -55,7 +55,7 @@ class Record:
 
     Attributes:
         epochs: the lines of the metrics file.
-        loss_sum: of the epoch's steps, a tensor on the device. seconds: that they took.
+        loss_sum: of the epoch's steps, a scalar tensor on the device. seconds: that they took.
     """
 
     def __init__(self, device: torch.device):

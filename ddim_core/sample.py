@@ -36,7 +36,7 @@ from .seeds import image_generators, image_noise
 
 __all__ = ["SIGMA_HAT", "Step", "ddim_step", "encode", "generate", "lerp", "sample", "slerp"]
 
-SIGMA_HAT = "sigma-hat"
+SIGMA_HAT = "sigma-hat"  # the eta of DDPM with more noise (DDIM, appendix D.3), see `ddim_step`
 
 
 @dataclass(frozen=True)

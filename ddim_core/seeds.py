@@ -16,6 +16,9 @@ def derive_seed(*key: int) -> int:
     """One 63-bit seed from several non-negative integers; seeds of different keys look unrelated.
 
     Zeros at the end of a key do not count, and a number of 2^32 or more counts as several.
+
+    Raises:
+        ValueError: a negative number.
     """
     if any(k < 0 for k in key):
         raise ValueError(f"seeds must not be negative, got {key}")

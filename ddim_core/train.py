@@ -49,7 +49,7 @@ class TrainStep:
 
     Attributes:
         step: number of steps done; epoch: number of the epoch it belongs to, from 1.
-        loss: the step's loss without weights, a tensor on the device (reading it makes a GPU wait). lr: its learning rate.
+        loss: the step's loss without weights, a scalar tensor on the device (reading it makes a GPU wait). lr: its learning rate.
         metrics: at the last step of an epoch, that epoch's line of the metrics file; else None.
     """
 

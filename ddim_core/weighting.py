@@ -13,6 +13,7 @@ from .schedule import Schedule
 
 __all__ = ["LOSS_WEIGHTS", "LossByTime", "min_snr"]
 
+# the values of `TrainConfig.loss_weight`
 LOSS_WEIGHTS = ("plain", "balanced", "min-snr")
 
 

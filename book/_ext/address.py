@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 URL = r"https://github\.com/[\w.-]+/[\w.-]+"  # Colab, Binder and the links to files know GitHub
 SET = re.compile(rf"^(  url: ){URL}$", re.M)
 # a page says where it takes the project from in one of these ways, and in no other
-STAMPED = re.compile(rf"(git\+|git clone |tests/test_equations\.py`\]\(){URL}", re.M)
+STAMPED = re.compile(rf"(git\+|git clone |repository-code: |tests/test_equations\.py`\]\(){URL}", re.M)
 
 # the same in every notebook; ddim_core is looked for, not imported, lest a fault inside it be taken for its absence
 FIRST_CELL = """\
@@ -44,7 +44,8 @@ def address(root: Path = ROOT) -> str:
 
 def stamped(root: Path = ROOT) -> list[Path]:
     """The files that carry the address, besides _config.yml."""
-    return [root / "README.md", root / "book" / "equations.md", *sorted((root / "book").glob("[!.]*.ipynb"))]
+    plain = [root / name for name in ("README.md", "CONTRIBUTING.md", "CITATION.cff", "book/equations.md")]
+    return [*plain, *sorted((root / "book").glob("[!.]*.ipynb"))]
 
 
 def stamp(url: str, root: Path = ROOT) -> None:

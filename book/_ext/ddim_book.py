@@ -9,7 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import api
 import assets
+import flow
+import reach
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -123,6 +126,9 @@ def on_config(app: Sphinx, config: Config) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    api.setup(app)
+    reach.setup(app)
+    flow.setup(app)
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)

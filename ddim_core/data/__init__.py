@@ -31,6 +31,7 @@ __all__ = [
     "to_uint8",
 ]
 
+# the data sets that are known by name
 DATASETS = ("mnist", "mnist-10k", "brush-kanji", "kuzushiji")
 ATTRIBUTION = {
     "mnist": "MNIST, Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0",
@@ -66,19 +67,19 @@ class Dataset:
 
 
 def to_model(pixels: Tensor) -> Tensor:
-    """Pixels in the range that the network works in: uint8 0..255 or floats in [0, 1] to floats in [-1, 1]."""
+    """Pixels in the range that the network works in: uint8 0..255 or floats in [0, 1] to floats in [-1, 1], of any shape."""
     if pixels.dtype == torch.uint8:
         return pixels.float().div_(127.5).sub_(1)
     return pixels * 2 - 1
 
 
 def from_model(x: Tensor) -> Tensor:
-    """The way back: [-1, 1] to [0, 1]. Values outside, which samples may have, are clipped."""
+    """The way back: [-1, 1] to [0, 1], of any shape. Values outside, which samples may have, are clipped."""
     return ((x + 1) / 2).clamp(0, 1)
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8 0..255, rounded; `to_uint8(to_model(p))` is p again."""
+    """[-1, 1] to uint8 0..255, rounded, of any shape; `to_uint8(to_model(p))` is p again."""
     return (from_model(x) * 255).round().to(torch.uint8)
 
 

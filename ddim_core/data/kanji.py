@@ -38,8 +38,8 @@ __all__ = [
     "render_brush",
 ]
 
-SIZE = 64
-FOLDER = "kkanji2"
+SIZE = 64  # pixels of a side
+FOLDER = "kkanji2"  # that holds a folder for each character
 CODE = r"U\+(?:[0-9A-F]{4,5}|10[0-9A-F]{4})"  # a code point, as folders are named
 BRUSH_FONTS = {  # file -> package of Debian and Ubuntu; Kouzan and Soseki Aoyagi, public domain
     "kouzan-mouhitsu.ttf": "fonts-kouzan-mouhitsu",

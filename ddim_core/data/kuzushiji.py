@@ -22,7 +22,7 @@ from .kanji import CODE, FOLDER, new_folder, read_png
 __all__ = ["CHARACTERS", "COUNT", "REPORTED_SHA256", "URL", "check_count", "fetch", "unpack"]
 
 URL = "http://codh.rois.ac.jp/kmnist/dataset/kkanji/kkanji.tar"  # the host has no https
-COUNT, CHARACTERS = 140_424, 3_832
+COUNT, CHARACTERS = 140_424, 3_832  # images in the archive, and characters that they show
 REPORTED_SHA256 = "6c65024b7b79de6661a049c89decfddae8bb908f71fcd7fdf1bd9a7f220a1cda"  # by a user, not by its makers
 RETRIES = 4
 TIMEOUT = 30  # seconds without an answer

@@ -25,7 +25,7 @@ from ..files import sha256_file, write_atomically
 
 __all__ = ["COUNT", "FILES", "pack_shipped", "read_mnist", "read_shipped"]
 
-COUNT = {"train": 60_000, "test": 10_000}
+COUNT = {"train": 60_000, "test": 10_000}  # images of each split
 FILES = {  # of each split: images, labels; with the sha256 of each
     "train": {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -158,7 +158,10 @@ def read_shipped() -> tuple[Tensor, Tensor]:
 
 
 def pack_shipped(images: Tensor, labels: Tensor) -> bytes:
-    """The bytes of the shipped file: label and 784 pixels of each of the first 10,000 training images, gzipped."""
+    """The bytes of the shipped file: label and 784 pixels of each of the first 10,000 training images, gzipped.
+
+    images: uint8 `[N, 1, 28, 28]`; labels: `[N]`.
+    """
     table = torch.cat([labels[:10_000, None].to(torch.uint8), images[:10_000].flatten(1)], dim=1)
     buffer = io.BytesIO()
     np.save(buffer, table.numpy())

@@ -105,6 +105,7 @@ class Hub:
         return {**public(config), "provenance": {"url": hub_url(self.repository, self.revision), "of": of}}
 
 
+# public weights that are known by name, and where they come from
 SOURCES = {
     # the averaged weights of the PyTorch port, format A
     "cifar10": Source(
