@@ -5,6 +5,7 @@ Nothing is run twice: outputs come from the cache that the build keeps, and what
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sys
@@ -146,6 +147,23 @@ def glued(notebook: NotebookNode) -> dict[str, str]:
             if name:
                 found[name] = output["data"]["application/papermill.record/text/plain"].strip("'\"")
     return found
+
+
+def without_glue(source: str) -> str:
+    """Code without the lines that only hand numbers to the book's prose."""
+    if not re.search(r"\bglue\b", source):
+        return source
+    lines = source.splitlines()
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a line that only IPython reads
+        return source
+    for node in reversed(body):
+        call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "")
+        names = [name.name for name in node.names] if isinstance(node, ast.ImportFrom) else []
+        if call == "glue" or names == ["glue"]:
+            del lines[node.lineno - 1 : node.end_lineno]
+    return "\n".join(lines).strip("\n")
 
 
 def main_of(script: str, make, argv: list[str] | None = None) -> None:

@@ -17,7 +17,6 @@ A cell tagged `slide`, `subslide`, `fragment`, `notes` or `skip` is shown whole 
 
 from __future__ import annotations
 
-import ast
 import html
 import re
 import shutil
@@ -27,7 +26,7 @@ from pathlib import Path
 import assets
 import beside
 import yaml
-from chapters import BUILD, ROOT, Entry, executed, glued, main_of, numbers
+from chapters import BUILD, ROOT, Entry, executed, glued, main_of, numbers, without_glue
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -40,7 +39,7 @@ HAND = ("slide", "subslide", "fragment", "notes", "skip")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
 FULL = 13.0  # lines of text on a slide
-LEAD = 3.5  # lines that may stand above a figure
+LEAD = 4.3  # lines that may stand above a figure
 OPEN = 12  # lines of code that need no fold
 LINE = 68  # characters of a line of text
 SHORT = 45  # characters of a sentence that does not stand for its paragraph
@@ -119,23 +118,6 @@ def height(kind: str, text: str) -> float:
     if kind == "code":
         return 0.8 * (text.count("\n") + 1) + 0.8
     return sum(-(-max(len(line), 1) // LINE) for line in shown.replace("\n  ", " ").split("\n")) + 0.6
-
-
-def without_glue(source: str) -> str:
-    """Code without the lines that only hand numbers to the book's prose."""
-    if not re.search(r"\bglue\b", source):
-        return source
-    lines = source.splitlines()
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a line that only IPython reads
-        return source
-    for node in reversed(body):
-        call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "")
-        names = [name.name for name in node.names] if isinstance(node, ast.ImportFrom) else []
-        if call == "glue" or names == ["glue"]:
-            del lines[node.lineno - 1 : node.end_lineno]
-    return "\n".join(lines).strip("\n")
 
 
 class Deck:
