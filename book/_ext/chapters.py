@@ -21,6 +21,7 @@ from equations import FENCE, displayed
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 BOOK = ROOT / "book"
@@ -128,7 +129,12 @@ def executed(path: Path, folder: Path | None = None, say=print) -> NotebookNode:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     try:
-        NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(
+            notebook,
+            timeout=900,
+            resources={"metadata": {"path": str(path.parent)}},
+            extra_arguments=["--log-level=40"],  # a new kernel warns of things that are none here
+        ).execute()
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     seconds = {"execution_seconds": time.perf_counter() - began}
@@ -170,5 +176,5 @@ def main_of(script: str, make, argv: list[str] | None = None) -> None:
     """Run a script on the chapters that are named, or on all; a wrong name is one line."""
     try:
         make(notebooks(argv if argv is not None else sys.argv[1:]))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, CellExecutionError) as error:
         sys.exit(f"{script}: {error}")
