@@ -1,4 +1,4 @@
-# make book | run | test | test-book | test-colab | test-lowest | lint | links | address | env | assets | clean
+# make book | page | run | slides | exercises | pdf | test | test-book | test-colab | test-lowest | lint | links | address | env | assets | clean
 # (each makes what it needs on a fresh machine)
 SHELL := bash
 .DEFAULT_GOAL := book
@@ -23,7 +23,7 @@ WHEEL = D=$$(mktemp -d) && trap 'rm -rf "$$D"' EXIT && printf '[build]\nbuild_ba
 NOTEBOOKS = mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
 	$(abspath $(PY)) -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS)
 
-.PHONY: book run test test-book test-colab test-lowest lint links address env assets clean
+.PHONY: book page run slides exercises pdf test test-book test-colab test-lowest lint links address env assets clean
 
 env: $(READY)
 
@@ -50,6 +50,22 @@ book: $(READY) assets
 run: $(READY)
 	@[ -f "book/$(NAME).ipynb" ] || { echo "no chapter '$(NAME)': make run NAME=noising, say"; exit 2; }
 	$(VENV)/bin/jupyter nbconvert --execute --to html --output-dir _build/run book/$(NAME).ipynb
+
+# one chapter, executed and built as its page of the book and nothing else, in under a minute:  make page NAME=noising
+page: $(READY) assets
+	@$(PY) book/_ext/one_page.py $(NAME)
+
+# for lecturers: decks, and notebooks of exercises without and with solutions; what the book has run is not run again. For some
+# chapters only:  make slides NAME="noising denoising"
+slides: $(READY)
+	@$(PY) book/_ext/slides.py $(NAME)
+
+exercises: $(READY)
+	@$(PY) book/_ext/handouts.py $(NAME)
+
+# the whole book on paper, printed from the pages of `make book` (Chromium must be installed)
+pdf: $(READY)
+	@$(PY) book/_ext/paper.py $(NAME)
 
 # The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.
 test: $(READY)

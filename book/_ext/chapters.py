@@ -138,9 +138,7 @@ def executed(path: Path, folder: Path | None = None, say=print) -> NotebookNode:
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     seconds = {"execution_seconds": time.perf_counter() - began}
-    kept.cache_notebook_bundle(
-        CacheBundleIn(notebook, str(path), data=seconds), check_validity=False, overwrite=True
-    )
+    kept.cache_notebook_bundle(CacheBundleIn(notebook, str(path), data=seconds), check_validity=False, overwrite=True)
     return notebook
 
 
@@ -156,20 +154,31 @@ def glued(notebook: NotebookNode) -> dict[str, str]:
 
 
 def without_glue(source: str) -> str:
-    """Code without the lines that only hand numbers to the book's prose."""
+    """Code without the lines that only hand numbers to the book's prose, and without loops that do nothing else."""
     if not re.search(r"\bglue\b", source):
         return source
-    lines = source.splitlines()
     try:
         body = ast.parse(source).body
     except SyntaxError:  # a line that only IPython reads
         return source
-    for node in reversed(body):
+    gone: set[int] = set()
+
+    def clear(body: list[ast.stmt]) -> bool:
+        """Mark what goes; whether all does."""
+        went = [goes(node) for node in body]
+        return all(went)
+
+    def goes(node: ast.stmt) -> bool:
         call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "")
         names = [name.name for name in node.names] if isinstance(node, ast.ImportFrom) else []
-        if call == "glue" or names == ["glue"]:
-            del lines[node.lineno - 1 : node.end_lineno]
-    return "\n".join(lines).strip("\n")
+        compound = isinstance(node, (ast.For, ast.If, ast.With)) and not getattr(node, "orelse", [])
+        out = call == "glue" or names == ["glue"] or (compound and clear(node.body))
+        if out:
+            gone.update(range(node.lineno, node.end_lineno + 1))
+        return out
+
+    clear(body)
+    return "\n".join(line for k, line in enumerate(source.splitlines(), 1) if k not in gone).strip("\n")
 
 
 def main_of(script: str, make, argv: list[str] | None = None) -> None:

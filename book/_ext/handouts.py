@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import re
 import shutil
 import symtable
 from dataclasses import dataclass, field
 
+import beside
 from address import address
 from chapters import BUILD, Entry, executed, glued, main_of, numbers, without_glue
 from equations import FENCE
@@ -78,10 +80,8 @@ class Names:
 def names(source: str) -> Names:
     """Read a cell, statement by statement. One that only IPython can read does nothing with names."""
     found = Names()
-    try:
+    with contextlib.suppress(SyntaxError):
         _follow(ast.parse(source).body, found)
-    except SyntaxError:
-        pass
     found.needs -= set(dir(builtins))
     return found
 
@@ -102,7 +102,13 @@ def _follow(body: list[ast.stmt], found: Names) -> None:
                 _read(node.test, found)
                 _follow([*node.body, *node.orelse], found)
             case ast.Try():
-                _follow([*node.body, *(s for h in node.handlers for s in h.body), *node.orelse, *node.finalbody], found)
+                _follow(node.body, found)
+                for handler in node.handlers:
+                    if handler.type:
+                        _read(handler.type, found)
+                    found.binds |= {handler.name} - {None}
+                    _follow(handler.body, found)
+                _follow([*node.orelse, *node.finalbody], found)
             case _:
                 _read(node, found)
 
@@ -175,7 +181,9 @@ def handout(notebook: NotebookNode, entry: Entry, *, solutions: bool) -> Noteboo
         ),
     ]
     if setup:
-        made.append(new_markdown_cell("## From the chapter\n\nRun these cells first: they define what the exercises use."))
+        made.append(
+            new_markdown_cell("## From the chapter\n\nRun these cells first: they define what the exercises use.")
+        )
         made += [new_code_cell(source) for cell in setup if (source := without_glue(cell.source))]
     for one in found:
         made.append(new_markdown_cell(f"## {known.references[one.label]}\n\n{plain(one.text, values)}"))
@@ -210,6 +218,7 @@ def make(entries: list[Entry]) -> None:
             made = handout(notebook, entry, solutions=solutions)
             (folder / f"{entry.name}.ipynb").write_text(writes(made) + "\n", encoding="utf-8")
         print(f"{folder}  and  {shutil.make_archive(str(folder), 'zip', folder)}")
+    beside.link(BUILD / "html")
     print(f"{sum(len(exercises(notebook)) for notebook in run.values())} exercises of {len(run)} chapters")
 
 

@@ -1,6 +1,6 @@
 """One chapter, run if need be and built as its page, with the book's numbers and links; the others are read, but neither run nor built.
 
-    python book/_ext/one_page.py noising      into _build/page/book/noising.html
+python book/_ext/one_page.py noising      into _build/page/book/noising.html
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ OUT = BUILD / "pdf"
 STYLE = Path(__file__).parent / "paper.css"
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
-STRIP = 8  # images of a slider
+STRIP = 6  # images of a slider
 TABLE = 4  # rows, and columns, of two sliders
 LIMIT = 20e6  # bytes
 WIDTH = 688  # CSS pixels between the margins of A4, as in ddim.css
@@ -118,7 +118,8 @@ def chapter(entry: Entry, source: str, printed: set[str]) -> tuple[str, list[tup
         if details.find_parent(class_="tag_hide-input"):
             details.decompose()  # it only draws
         else:
-            details["open"] = ""
+            details.summary.decompose()
+            details.unwrap()
     for folded in body.select(".dropdown"):
         folded["class"] = [name for name in folded["class"] if name != "dropdown"]
 
@@ -187,8 +188,8 @@ def printed_page(entries: list[Entry], pages: Path = HTML) -> str:
         lines.append(_line(page_id(entry.name), f"{number}{title}", "chapter-line"))
         lines += [_line(at, text, "section-line") for at, text in sections]
         running.append(
-            f'#{page_id(entry.name)} {{ page: p-{entry.name}; }} @page p-{entry.name} '
-            f'{{ @top-right {{ content: {json.dumps(number + title, ensure_ascii=False)}; }} }}'
+            f"#{page_id(entry.name)} {{ page: p-{entry.name}; }} @page p-{entry.name} "
+            f"{{ @top-right {{ content: {json.dumps(number + title, ensure_ascii=False)}; }} }}"
         )
         bodies.append(body)
     first = (pages / "book" / f"{entries[0].name}.html").read_text(encoding="utf-8")
@@ -249,7 +250,9 @@ def served(folder: Path) -> Iterator[str]:
 def browser_path() -> str:
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not path:
-        raise FileNotFoundError("no Chromium: apt-get install chromium, or set CHROMIUM to a Chromium or Chrome program")
+        raise FileNotFoundError(
+            "no Chromium: apt-get install chromium, or set CHROMIUM to a Chromium or Chrome program"
+        )
     return path
 
 
@@ -366,8 +369,18 @@ def make(entries: list[Entry], pages: Path = HTML, out: Path = OUT, say=print) -
             wrong = [f"missing: {url}" for url in failed]
             wrong += [f"wider than the page: {e}" for e in page.evaluate(CUT)]
             wrong += [f"taller than a page: {e}" for e in page.evaluate(TALL, 970)]
-            wrong += [f"not typeset: {e}" for e in page.evaluate("[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).map(e => e.outerHTML.slice(0, 100))")]
-            wrong += [f"typeset as an error: {e}" for e in page.evaluate("[...document.querySelectorAll('mjx-merror')].map(e => e.closest('.math').textContent)")]
+            wrong += [
+                f"not typeset: {e}"
+                for e in page.evaluate(
+                    "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container')).map(e => e.outerHTML.slice(0, 100))"
+                )
+            ]
+            wrong += [
+                f"typeset as an error: {e}"
+                for e in page.evaluate(
+                    "[...document.querySelectorAll('mjx-merror')].map(e => e.closest('.math').textContent)"
+                )
+            ]
             pdf = described(print_book(page))
         finally:
             browser.close()

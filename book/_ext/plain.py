@@ -90,8 +90,8 @@ def plain(
         if name == "math":
             return f"$$\n{body.strip()}\n$$" + (f" ({label[1]})" if label else "")
         if name == "table":
-            number = look(known.references, label[1], "the label") + ". " if label else ""
-            return f"{visit(body).strip()}\n\n*{number}*{argument}"
+            number = f"*{look(known.references, label[1], 'the label')}.* " if label else ""
+            return f"{visit(body).strip()}\n\n{number}{argument}"
         if name in ("exercise", "solution"):
             return visit(body)
         if name in ("admonition", "note", "tip", "warning", "important"):

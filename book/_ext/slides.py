@@ -38,6 +38,7 @@ OUT = BUILD / "slides"
 HAND = ("slide", "subslide", "fragment", "notes", "skip")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
+RICH = {"image/png", "image/jpeg", "image/svg+xml", "text/markdown", "text/html", WIDGET}
 FULL = 13.0  # lines of text on a slide
 LEAD = 4.3  # lines that may stand above a figure
 OPEN = 12  # lines of code that need no fold
@@ -46,25 +47,30 @@ SHORT = 45  # characters of a sentence that does not stand for its paragraph
 
 
 def sentences(paragraph: str) -> list[str]:
-    """The sentences of a paragraph; full stops in mathematics, code, brackets and abbreviations end none."""
+    """The sentences of a paragraph. Full stops in mathematics, code, brackets and abbreviations end none; what is bold or
+    italic stays in one piece."""
     kept: list[str] = []
 
     def hide(match: re.Match) -> str:
         kept.append(match[0])
-        return f"\0{len(kept) - 1}\0"
+        ends = match[0].rstrip("*")[-1] in ".!?" and match[0].endswith("*")
+        return f"\0{len(kept) - 1}\0" + "\2" * ends
 
-    shy = r"\$[^$]+\$|`[^`]+`|\([^()]*\)|\[[^\]]*\]\([^)]*\)|<[^>]+>|\b(?:e\.g|i\.e|cf|al|resp|eq|eqs|Fig|vs|St)\."
     text = " ".join(paragraph.split())
-    # twice, for what stands inside brackets
-    text = re.sub(shy, hide, re.sub(r"\$[^$]+\$|`[^`]+`", hide, text))
-    parts = re.split(r"(?<=[.!?])(?:(?<=[.!?])|(?<=[.!?]\*)|(?<=[.!?]\*\*))\s+|(?<=[.!?]\*)\s+|(?<=[.!?]\*\*)\s+", text)
+    for pattern in (
+        r"\$[^$]+\$|`[^`]+`",
+        r"\([^()]*\)|\[[^\]]*\]\([^)]*\)|<[^>]+>|\b(?:e\.g|i\.e|cf|al|resp|eq|eqs|Fig|vs|St)\.",
+        r"\*\*[^*]+\*\*",
+        r"\*[^*\s][^*]*\*",
+    ):
+        text = re.sub(pattern, hide, text)
 
     def show(text: str) -> str:
         while "\0" in text:
             text = re.sub(r"\0(\d+)\0", lambda m: kept[int(m[1])], text)
-        return text
+        return text.replace("\2", "")
 
-    return [show(part) for part in parts if part]
+    return [show(part) for part in re.split(r"(?<=[.!?\2])\s+|(?<=[.!?][\"”’])\s+", text) if part]
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -148,7 +154,8 @@ class Deck:
 
     def put(self, cell: NotebookNode, lines: float) -> None:
         """On the slide that is open, or on one more under the same heading where that is full."""
-        if self.filled and self.filled + lines > FULL:
+        title = self.heading.startswith("# ") and cell.cell_type == "code"  # on which no output belongs
+        if title or (self.filled and self.filled + lines > FULL):
             self.open(re.sub(r"^# ", "## ", self.heading), "subslide")
         self.add(cell, "-")
         self.filled += lines
@@ -184,9 +191,7 @@ class Deck:
         source = "" if hidden else without_glue(cell.source)
         printed = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout")
         printed += "".join(
-            o.data["text/plain"]
-            for o in cell.outputs
-            if "text/plain" in o.get("data", {}) and not {"image/png", "image/jpeg", WIDGET} & set(o.data)
+            o.data["text/plain"] for o in cell.outputs if "text/plain" in o.get("data", {}) and not RICH & set(o.data)
         )
         shown = new_code_cell(source)
         if printed.strip():
@@ -199,10 +204,14 @@ class Deck:
         words = cell.metadata.get("mystnb", {})
         for output in cell.outputs:
             data = output.get("data", {})
+            if "text/markdown" in data:
+                self.text(data["text/markdown"], False)
             if WIDGET in data:
                 view = new_code_cell("", outputs=[output])
                 view.metadata["deck"] = {"code": "none"}
                 self.alone(view)
+            elif "text/html" in data:
+                self.alone(new_markdown_cell(" ".join(data["text/html"].split())))
             for kind in ("image/png", "image/jpeg", "image/svg+xml"):
                 if kind in data and WIDGET not in data:
                     self.alone(new_markdown_cell(figure(kind, data[kind], words, number)))
