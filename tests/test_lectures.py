@@ -155,10 +155,11 @@ LONG = "This sentence is long enough to stand for the paragraph it opens."
         (f"{LONG} And more.", False, LONG),
         (f"{LONG} And more.", True, LONG),
         (
-            f"{LONG} Something else. This is what completes the equation below,",
+            f"{LONG} Something else. This is the sentence that the equation below completes,",
             True,
-            f"{LONG} This is what completes the equation below,",
+            f"{LONG} This is the sentence that the equation below completes,",
         ),
+        (f"{LONG} Left out. Needed before it. Together,", True, f"{LONG} Needed before it. Together,"),
         ("Why? Because. And more.", False, "Why? Because."),
         ("Short one. " + LONG + " And.", False, "Short one. " + LONG),
     ],

@@ -132,6 +132,7 @@ def executed(path: Path, folder: Path | None = None, say=print) -> NotebookNode:
         NotebookClient(
             notebook,
             timeout=900,
+            record_timing=False,  # the cache takes metadata for a part of the notebook
             resources={"metadata": {"path": str(path.parent)}},
             extra_arguments=["--log-level=40"],  # a new kernel warns of things that are none here
         ).execute()

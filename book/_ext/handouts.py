@@ -117,6 +117,8 @@ def _read(node: ast.AST, found: Names) -> None:
     """A statement or expression without statements of the notebook inside: a function's own names are its own."""
     table = symtable.symtable(ast.unparse(node), "cell", "exec")
     found.needs |= _free(table) - found.binds
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        found.needs |= {node.target.id} - found.binds
     for inner in ast.walk(node):
         base = None
         if isinstance(inner, (ast.Subscript, ast.Attribute)) and isinstance(inner.ctx, ast.Store):
