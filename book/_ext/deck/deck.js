@@ -5,8 +5,11 @@
   // A slide that is too tall shrinks until it fits: nothing may lie below the edge, whatever the chapter says tomorrow.
   function fit(slide) {
     if (!slide) return;
+    const shown = [...slide.children].filter((e) => e.tagName !== "ASIDE");
+    const top = () => slide.getBoundingClientRect().top;
+    const tall = () => (Math.max(...shown.map((e) => e.getBoundingClientRect().bottom)) - top()) / Reveal.getScale();
     slide.style.zoom = 1;
-    for (let zoom = 1; slide.scrollHeight * zoom > 700 && zoom > 0.5; zoom -= 0.04) slide.style.zoom = zoom;
+    for (let zoom = 1; tall() > 700 && zoom > 0.5; zoom -= 0.04) slide.style.zoom = zoom;
   }
 
   await MathJax.startup.promise;
