@@ -80,14 +80,14 @@ test-colab: $(READY)
 	$(PY) -m pytest tests/colab
 
 # the unit tests with the oldest versions that pyproject.toml promises (a download of 3 GB); warnings of theirs are no errors, and
-# test_benchmark.py is left out: how fast old versions are promises nothing
+# test_benchmark.py is left out: how fast old versions are promises nothing; and test_lectures.py, which tests the book's own tools
 test-lowest: OLD = .venv-lowest/bin
 test-lowest:
 	rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
 	$(OLD)/python -m pip install --quiet --disable-pip-version-check $$(grep -o '^uv==[^ ]*' tests/envs/lowest.txt)
 	$(OLD)/uv pip install --python $(OLD)/python --resolution lowest-direct -r pyproject.toml -r tests/envs/lowest.txt
 	$(OLD)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(OLD)/python -m pytest tests --ignore=tests/test_benchmark.py -n $(WORKERS) -W default
+	$(OLD)/python -m pytest tests --ignore=tests/test_benchmark.py --ignore=tests/test_lectures.py -n $(WORKERS) -W default
 
 # the built book in a real browser (Chromium must be installed)
 test-book: book
