@@ -1,4 +1,5 @@
-# make book | run | results | test | test-book | test-colab | test-lowest | test-newest | lint | links | address | env | assets | clean
+# make book | page | run | slides | exercises | pdf | results | test | test-book | test-colab | test-lowest | test-newest | lint |
+#      links | address | env | assets | clean
 # (each makes what it needs on a fresh machine)
 SHELL := bash
 .DEFAULT_GOAL := book
@@ -23,7 +24,7 @@ WHEEL = D=$$(mktemp -d) && trap 'rm -rf "$$D"' EXIT && printf '[build]\nbuild_ba
 NOTEBOOKS = mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
 	$(abspath $(PY)) -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS)
 
-.PHONY: book run results test test-book test-colab test-lowest test-newest lint links address env assets clean
+.PHONY: book page run slides exercises pdf results test test-book test-colab test-lowest test-newest lint links address env assets clean
 
 env: $(READY)
 
@@ -55,6 +56,22 @@ run: $(READY)
 results: $(READY)
 	$(PY) book/_compute/results.py $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY)) --data "$(DATA)" --young "$(YOUNG)" --run "$(RUN)"
 
+# one chapter, executed and built as its page of the book and nothing else, in under a minute:  make page NAME=noising
+page: $(READY) assets
+	@$(PY) book/_ext/one_page.py $(NAME)
+
+# for lecturers: decks, and notebooks of exercises without and with solutions; what the book has run is not run again. For some
+# chapters only:  make slides NAME="noising denoising"
+slides: $(READY)
+	@$(PY) book/_ext/slides.py $(NAME)
+
+exercises: $(READY)
+	@$(PY) book/_ext/handouts.py $(NAME)
+
+# the whole book on paper, printed from the pages of `make book` (Chromium must be installed)
+pdf: $(READY)
+	@$(PY) book/_ext/paper.py $(NAME)
+
 # The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.
 test: $(READY)
 	$(PY) -m pytest tests -n $(WORKERS)
@@ -68,14 +85,14 @@ test-colab: $(READY)
 	$(PY) -m pytest tests/colab
 
 # the unit tests with the oldest versions that pyproject.toml promises (a download of 3 GB); warnings of theirs are no errors, and
-# test_benchmark.py is left out: how fast old versions are promises nothing
+# test_benchmark.py is left out: how fast old versions are promises nothing; and test_lectures.py, which tests the book's own tools
 test-lowest: OLD = .venv-lowest/bin
 test-lowest:
 	rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
 	$(OLD)/python -m pip install --quiet --disable-pip-version-check $$(grep -o '^uv==[^ ]*' tests/envs/lowest.txt)
 	$(OLD)/uv pip install --python $(OLD)/python --resolution lowest-direct -r pyproject.toml -r tests/envs/lowest.txt
 	$(OLD)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(OLD)/python -m pytest tests --ignore=tests/test_benchmark.py -n $(WORKERS) -W default
+	$(OLD)/python -m pytest tests --ignore=tests/test_benchmark.py --ignore=tests/test_lectures.py -n $(WORKERS) -W default
 
 # tests and notebooks with the newest versions of everything (Jupyter Book 1 excepted), to hear of what changes before readers do
 test-newest: NEW = .venv-newest/bin

@@ -11,6 +11,7 @@ from typing import Any
 
 import api
 import assets
+import beside
 import flow
 import reach
 from PIL import Image
@@ -91,6 +92,17 @@ def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str,
             context["body"] = context["body"].replace(wrong, right)
 
 
+def leave_place(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """Under the title of each page, room for links to what is built beside it."""
+    if doctree is not None and "body" in context:
+        context["body"] = beside.with_place(pagename, context["body"])
+
+
+def link_what_is_beside(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None:
+        beside.link(Path(app.outdir))
+
+
 def empty_fontawesome_script(app: Sphinx, exception: Exception | None) -> None:
     """Replace the theme's 1.5 MB of icons as JavaScript by nothing: its stylesheet draws the same icons from a font."""
     script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
@@ -132,6 +144,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)
+    app.connect("html-page-context", leave_place)
     app.connect("build-finished", shrink_images)
+    app.connect("build-finished", link_what_is_beside)
     app.connect("build-finished", empty_fontawesome_script, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
