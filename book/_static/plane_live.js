@@ -39,7 +39,7 @@
     canvas.setAttribute("aria-describedby", `ddim-plane-${number}-how`);
     const status = make("p", { className: "status", role: "status" });
     const panel = make("div", { className: "panel" });
-    const row = (...children) => panel.append(make("div", { className: "row" }, ...children));
+    const row = (...children) => panel.append(make("div", { className: "controls" }, ...children));
     const button = (textContent, onclick) => make("button", { type: "button", textContent, onclick });
     const id = (name) => `ddim-plane-${number}-${name}`;
 
@@ -55,7 +55,7 @@
       };
     }
     function options(legend, type, ...choices) {
-      const group = make("fieldset", { className: "row" }, make("legend", { textContent: legend }));
+      const group = make("fieldset", { className: "controls" }, make("legend", { textContent: legend }));
       const inputs = choices.map(([, checked, onchange]) => make("input", { type, name: id(legend), checked, onchange }));
       inputs.forEach((input, i) => group.append(make("label", {}, input, choices[i][0])));
       panel.append(group);
@@ -67,7 +67,7 @@
     const sliders = [
       slider("Time t", "time", [T, 1], (v) => String(Math.round(v)), (v) => T - v), // from noise, left, to the image
       slider("Steps S", "steps", [MOST_STEPS, 1], String, same),
-      slider("Fresh noise η", "eta", [1, 0.05], (v) => v.toFixed(2), same),
+      slider("Noise η", "eta", [1, 0.05], (v) => v.toFixed(2), same),
     ];
     options("Order", "radio", ["first", true, () => ((view.order = 1), follow())], ["second", false, () => ((view.order = 2), (view.eta = 0), follow())]);
     const [guesses, lines] = options("Show", "checkbox", ["guesses", true, request], ["paths", true, request]);
@@ -135,10 +135,13 @@
       ends = { of, shares, near: 0 };
       for (let j = 0; j < SAMPLES; j++) {
         const x0 = run.states[view.steps].subarray(j * d, (j + 1) * d);
-        const far = view.points.map((point) => Math.hypot(...point.map((v, c) => v - x0[c])));
-        of[j] = far.indexOf(Math.min(...far));
+        let least = Infinity;
+        for (let i = 0; i < y.length / d; i++) {
+          const far = Math.hypot(x0[0] - y[i * d], d === 2 ? x0[1] - y[i * d + 1] : 0);
+          if (far < least) (least = far), (of[j] = i);
+        }
         shares[of[j]]++;
-        ends.near += far[of[j]] < 0.05;
+        ends.near += least < 0.05;
       }
     }
     function report() {
@@ -171,8 +174,13 @@
 
     // ---- The picture
     function trace(on, j, from, to) {
-      on.moveTo(...at(j, from));
-      for (let k = Math.floor(from) + 1; k < to; k++) on.lineTo(...place(run.states[k], j * d, run.times[k]));
+      let [x, y] = at(j, from);
+      on.moveTo(x, y);
+      for (let k = Math.floor(from) + 1; k < to; k++) {
+        const [nextX, nextY] = place(run.states[k], j * d, run.times[k]);
+        if (Math.abs(nextX - x) + Math.abs(nextY - y) < 2.5) continue; // no eye sees it, and it takes its time
+        on.lineTo((x = nextX), (y = nextY));
+      }
       on.lineTo(...at(j, to));
     }
     function dot(on, [x, y], radius) {
@@ -201,7 +209,7 @@
       ctx.lineTo(x + dx - u + v * 0.6, y + dy - v - u * 0.6);
     }
     function field(time) {
-      const y = flat(view.points), side = Array.from({ length: 15 }, (_, i) => (i - 7) * 0.37), a = alpha[time];
+      const y = flat(view.points), side = Array.from({ length: 13 }, (_, i) => (i - 6) * 0.37), a = alpha[time];
       if (d === 2) { // minus the predicted noise, at a quarter of its length: from x towards sqrt(alpha_t) times the guess
         const x = flat(side.flatMap((u) => side.map((v) => [u, v]))), goal = guess(y, x, d, time).map((v) => Math.sqrt(a) * v);
         for (let i = 0; i < x.length; i += 2) arrow(place(x, i), [((goal[i] - x[i]) * scale) / 4, ((x[i + 1] - goal[i + 1]) * scale) / 4]);
@@ -237,7 +245,7 @@
       drawn.upTo = now;
       axes(p);
       if (guesses.checked) {
-        Object.assign(ctx, { strokeStyle: p.guess, lineWidth: 1.2, globalAlpha: 0.7 }).beginPath();
+        Object.assign(ctx, { strokeStyle: p.guess, lineWidth: 1.1, globalAlpha: 0.55 }).beginPath();
         field(Math.max(1, Math.round(time)));
         ctx.stroke();
         ctx.globalAlpha = 1;
@@ -246,7 +254,7 @@
       if (guesses.checked && d === 2) // where the arrows lead: the points in the size in which they sit in x_t
         for (const point of view.points) disc(place(point.map((v) => v * Math.sqrt(alpha[Math.round(time)])), 0), 2.5, p.signal, p.paper, 0.5);
       byEnd(ctx, colours, "fill", (j) => dot(ctx, at(j, now), 2.4));
-      view.points.forEach((point, i) => disc(place(point, 0, 0), 7, colours[i], p.signal, 2.5));
+      view.points.forEach((point, i) => disc(place(point, 0, 0), 7, colours[i], p.signal, 2));
       Object.assign(ctx, { strokeStyle: p.noise, lineWidth: 2.6, lineJoin: "round" }).beginPath();
       trace(ctx, 0, 0, now);
       ctx.stroke();
@@ -281,7 +289,7 @@
         Object.assign(context.canvas, { width: Math.round(w * ratio), height: Math.round(h * ratio) });
         context.setTransform(ratio, 0, 0, ratio, 0, 0);
       }
-      Object.assign(ink, { lineWidth: 1 / ratio, globalAlpha: 0.55 });
+      Object.assign(ink, { lineWidth: 1 / ratio, globalAlpha: d === 1 ? 0.35 : 0.6 });
       redraw();
     }
     function redraw() { // the same in another size or in other colours; at once, since a printer does not wait for a frame
@@ -350,5 +358,6 @@
     window.ddimPlane.live.push(Object.assign(view, { box, play: () => setPlaying(true), start: () => Array.from(start.subarray(0, d)) }));
   }
 
+  window.ddimPlane.grow = grow;
   document.querySelectorAll(".ddim-plane").forEach(grow);
 })();
