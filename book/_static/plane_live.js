@@ -152,6 +152,7 @@
         (points.length === 1 ? `There is one ${word} only.` : `Each ${word} is the nearest to ${low === high ? low : `${low} to ${high}`} of them.`));
     }
     function say(text) {
+      clearTimeout(soon);
       status.textContent = text;
     }
 
@@ -339,7 +340,8 @@
       else return;
       event.preventDefault();
       event.stopPropagation();
-      if (to || turn) say(name());
+      if (turn) say(name());
+      if (to) status.textContent = name(); // and the sentence about the paths a little later
     };
     canvas.onfocus = canvas.onblur = request;
 

@@ -221,17 +221,19 @@ def test_on_the_line_a_click_adds_a_value(opened: dict[str, Watched]) -> None:
 def test_by_keyboard_alone(either: Watched) -> None:
     page = either.page
     canvas = page.locator(".ddim-plane canvas")
+    page.keyboard.press("Shift")  # from here on the keyboard is in use, and focus shows
     canvas.focus()
     assert canvas.evaluate("c => c.matches(':focus-visible') && getComputedStyle(c).outlineStyle") == "solid"
     before, start = state(page, "points"), state(page, "start()")
     page.keyboard.press("ArrowUp")
     assert state(page, "start()")[-1] == pytest.approx(start[-1] + 0.05)
     page.keyboard.press("n")
+    assert f"1 of {len(before)}" in page.locator(".ddim-plane .status").inner_text()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Shift+ArrowDown")
     moved = state(page, "points")
     assert moved[0][-1] == pytest.approx(before[0][-1] - 0.06)
-    assert f"1 of {len(before)}" in page.locator(".ddim-plane .status").inner_text()
+    assert f"at {', '.join(f'{v:.2f}' for v in moved[0])}" in (canvas.get_attribute("aria-label") or "")
     page.keyboard.press("Enter")
     assert len(state(page, "points")) == len(before) + 1
     page.keyboard.press("Delete")
@@ -253,8 +255,9 @@ def test_the_last_point_stays_and_there_are_not_too_many(plane: Watched) -> None
         canvas.press("Delete")
     assert len(state(page, "points")) == 1
     assert "has to stay" in page.locator(".ddim-plane .status").inner_text()
-    for _ in range(62):
-        canvas.press("Enter")
+    canvas.evaluate(
+        "c => { for (let i = 0; i < 62; i++) c.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'})); }"
+    )
     assert len(state(page, "points")) == 60
     assert "remove one first" in page.locator(".ddim-plane .status").inner_text()
 
