@@ -28,7 +28,7 @@
 
   function grow(box, number) {
     const given = JSON.parse(box.dataset.points), d = given[0].length, word = d === 1 ? "value" : "point";
-    const presets = { [d === 1 ? "the coin" : "the chapter's seven"]: given, ...PRESETS[d] };
+    const presets = { [d === 1 ? "the coin" : "seven points"]: given, ...PRESETS[d] };
     // chosen: which point, or -1 for the start, the noise sample that the reader can move
     const view = { points: [], hues: [], chosen: -1, time: 0, steps: 50, eta: 0, order: 1, seed: 1, playing: false };
     let start, fresh, run, ends, soon; // x_T and z, flat; what walk returned; where its samples ended; a timer
