@@ -50,7 +50,8 @@
       panel.append(make("label", { htmlFor: input.id, textContent: name }), input, output);
       return () => {
         input.value = read(view[key]);
-        input.ariaValueText = output.value = show(view[key]);
+        const text = show(view[key]); // written only where it changes: a page of a chapter is long to lay out again
+        if (output.value !== text) input.ariaValueText = output.value = text;
         input.disabled = key === "eta" && view.order === 2;
       };
     }
@@ -278,7 +279,7 @@
       }
       if (w) paint();
       for (const show of sliders) show();
-      canvas.ariaLabel = name();
+      if (canvas.ariaLabel !== name()) canvas.ariaLabel = name();
     }
     const name = () => `${d === 1 ? "One pixel over time" : "The plane"}. Chosen: ` +
       `${view.chosen < 0 ? "the start" : `${word} ${view.chosen + 1} of ${view.points.length}`}, at ${Array.from(chosen(), (v) => v.toFixed(2)).join(", ")}`;
