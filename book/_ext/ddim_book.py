@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,14 @@ def drop_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str,
     ]
 
 
+def add_live_plane(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """The drawing in which readers put down points of their own, on the pages that have a place for it."""
+    if re.search(r"class=['\"]ddim-plane", context.get("body", "")):
+        app.add_css_file("plane_live.css")
+        for script in ("plane_method.js", "plane_live.js"):
+            app.add_js_file(script, loading_method="defer")
+
+
 def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
     """Take back what the writers tell screen readers that is not so."""
     if "body" in context:
@@ -143,6 +152,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     flow.setup(app)
     app.connect("config-inited", on_config)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", add_live_plane)
     app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", leave_place)
     app.connect("build-finished", shrink_images)
