@@ -1,6 +1,6 @@
 """The loss at each time, for images that the network was trained on and for images it has never seen.
 
-Run at the repository's root, with the folder that holds MNIST/raw (half an hour on one core):
+Run at the repository's root, with the folder that holds MNIST/raw (ten minutes on one core):
 
     python book/_compute/loss_by_t.py --data FOLDER
 

@@ -1,6 +1,6 @@
 """The digits' network sampled with the right times, and told every time one too late.
 
-Run at the repository's root; one idle thread needs about seven minutes:
+Run at the repository's root; one idle thread needs about two minutes:
 
     python book/_compute/slip.py
 
