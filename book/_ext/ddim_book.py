@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import assets
+import live
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -124,6 +125,7 @@ def on_config(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", on_config)
+    live.setup(app)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", mend_roles)
     app.connect("build-finished", shrink_images)
