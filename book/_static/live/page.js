@@ -70,9 +70,12 @@
 
   // --- images ---------------------------------------------------------------------------------------------------------------
 
+  // Unicode has no small T to set below
+  const typeset = (text) => text.split("_T").flatMap((part, i) => (i ? [h("sub", {}, "T"), part] : [part]));
+
   function canvas(caption, kind, large = false) {
     const picture = h("canvas", { role: "img", width: SIDE, height: SIDE });
-    const words = h("figcaption", { class: kind }, caption);
+    const words = h("figcaption", { class: kind }, ...typeset(caption));
     const figure = h("figure", { class: large ? "ddim-figure ddim-wide" : "ddim-figure" }, picture, words);
     return { figure, picture, words, caption };
   }
@@ -94,7 +97,7 @@
       sheet.data.set([grey, grey, grey, 255], 4 * (y * width + x));
     }
     context.putImageData(sheet, 0, 0);
-    picture.setAttribute("aria-label", `${caption}${says ? `: ${says}` : ""}`);
+    picture.setAttribute("aria-label", `${caption.replace("_", "")}${says ? `: ${says}` : ""}`);
   }
 
   const blank = (n = 1) => new Float32Array(n * SIDE ** 2).fill(-0.55);
@@ -315,9 +318,8 @@
       lanes[1].element.hidden = !compare.checked;
       lanes[0].legend.textContent = compare.checked ? "Setting A" : "Setting";
       if (live.obstacle()) return;
-      const n = Number(count.value);
-      const noise = core.imageNoise(seedOf(seed), n, live.size)();
       stop.disabled || stop.click();
+      const noise = core.imageNoise(seedOf(seed), Number(count.value), live.size)();
       lanes.forEach((one) => one.rest(noise));
     }
 
@@ -356,7 +358,7 @@
 
   function between(root) {
     const ui = frame(root, "Between two seeds");
-    const inputs = [whole(1, 0, 2 ** 32 - 1, rest), whole(2, 0, 2 ** 32 - 1, rest)];
+    const inputs = [whole(4, 0, 2 ** 32 - 1, rest), whole(10, 0, 2 ** 32 - 1, rest)];
     const way = choose([["circle", "great circle"], ["line", "straight line"]], "circle", () => (rest(), live.ready && run()));
     const steps = slide("steps S", { min: 1, max: 50, value: 10 });
     const row = canvas("λ from 0 to 1", "signal", true);
@@ -375,7 +377,7 @@
       const x = (way.value === "line" ? core.lerp : core.slerp)(a, b, [lambda.get()]);
       const norm = Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length);
       paint(start, x, `λ = ${lambda.get().toFixed(2)}`);
-      length.textContent = `length of x_T: ${norm.toFixed(2)} of √784`;
+      length.replaceChildren(...typeset(`length of x_T: ${norm.toFixed(2)} times √784`));
     }
 
     function rest() {
@@ -399,6 +401,7 @@
       const x0 = await live.walk(request(weights), { signal, onStep: pace.show });
       pace.drop();
       paint(row, x0, "nine digits between the two", 9);
+      ui.bar.value = 1;
       ui.say(`Done: ${seconds(began)}. Move λ.`);
       await one();
     });
@@ -544,7 +547,7 @@
       paint({ picture: small, caption: "" }, pixels);
       context.imageSmoothingQuality = "high";
       context.drawImage(small, 0, 0, FINE, FINE);
-      onchange(true);
+      onchange(false);
     }
     return { pad, clear, put, inked, element: h("div", { class: "ddim-drawing" }, h("div", { class: "ddim-sheet" }, pad, dot), spoken, how) };
   }
@@ -558,7 +561,7 @@
   const MODES = {
     noise: [
       "Noise it, denoise it",
-      ["Up to some t your digit comes back; beyond it the network draws one of its own.", "noising", "Noising and its time explain it."],
+      ["Up to some t your digit comes back; beyond it the network draws one of its own.", "noising", "Noising explains t."],
       ["xₜ, noised", "x̂₀, first guess", "x₀, denoised"],
     ],
     encode: [
@@ -578,7 +581,7 @@
     const ui = frame(root, "Drawing pad");
     let mode = root.dataset.mode in MODES ? root.dataset.mode : "noise";
     const draw = drawing((whole_) => changed(whole_));
-    const yours = canvas("your digit, as the network gets it", "signal");
+    const yours = canvas("your digit", "signal");
     const results = [0, 1, 2].map((i) => canvas(MODES[mode][2][i], KINDS[i]));
     const t = slide("time t", { min: 1, max: 1000, value: 500 }, () => again());
     const steps = slide("steps S", { min: 2, max: 100, value: 10 }, () => again());
@@ -589,7 +592,7 @@
     const go = action("Start", () => run());
     const stop = h("button", { type: "button", disabled: true }, "Stop");
     const clear = h("button", { type: "button", onclick: () => draw.clear() }, "Clear");
-    const borrow = action("Take a digit of the network’s", () => lend());
+    const borrow = action("Take a digit of the network’s", () => run(true));
     borrow.className = "";
     const status = h("p", { class: "ddim-status" });
     const tabs = Object.entries(MODES).map(([key, [name]]) =>
@@ -623,7 +626,8 @@
       tabs.forEach((tab, i) => tab.setAttribute("aria-pressed", String(Object.keys(MODES)[i] === key)));
       settings.replaceChildren(...only[key], field("seed", seed));
       results.forEach((one, i) => {
-        one.caption = one.words.textContent = MODES[key][2][i];
+        one.caption = MODES[key][2][i];
+        one.words.replaceChildren(...typeset(one.caption));
       });
       if (key === "fill") steps.set(20);
       ui.lookFor(MODES[key][1]);
@@ -676,16 +680,15 @@
       },
     };
 
-    const run = runner(ui, { go, stop }, async (signal) => {
+    const run = runner(ui, { go, stop }, async (signal, lend = false) => {
+      if (lend) {
+        ui.say("Sampling a digit.");
+        draw.put(await live.sample({ seed: Math.floor(Math.random() * 2 ** 32), steps: 20, signal }));
+      }
       if (!draw.inked()) return void ui.say("Draw a digit first, or take one of the network’s.");
       ui.say("");
       await EXPERIMENTS[mode](digit(), signal);
       ui.say("Done.");
-    });
-    const lend = runner(ui, { go, stop }, async (signal) => {
-      ui.say("Sampling a digit.");
-      const x0 = await live.sample({ seed: Math.floor(Math.random() * 2 ** 32), steps: 20, signal });
-      draw.put(x0);
     });
 
     ui.box.append(
