@@ -1,5 +1,6 @@
-// What stands on the page: the experiments, drawn into every <div class="ddim-live" data-part="sample | between | pad">.
-// They ask live.js; nothing is loaded before the reader's first click.
+// What stands on the page: the experiments, drawn into every <div class="ddim-live" data-part="sample | between | pad">, on
+// any page of the book. data-preset="ten | four | every | steps | eta | spacing" says what `sample` starts from, and
+// data-mode="noise | encode | fill" what `pad` does. They ask live.js; nothing is loaded before the reader's first click.
 (() => {
   const [core, live] = [self.ddimCore, self.ddimLive];
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -89,12 +90,13 @@
     if (picture.width !== width || picture.height !== height) Object.assign(picture, { width, height });
     const context = picture.getContext("2d");
     const sheet = context.createImageData(width, height);
+    const colours = new Uint32Array(sheet.data.buffer);
     for (let k = 0; k < pixels.length; k++) {
       const [image, place] = [Math.floor(k / SIDE ** 2), k % SIDE ** 2];
       const x = (image % columns) * (SIDE + 1) + (place % SIDE);
       const y = Math.floor(image / columns) * (SIDE + 1) + Math.floor(place / SIDE);
-      const grey = Math.round((pixels[k] + 1) * 127.5); // the array clamps
-      sheet.data.set([grey, grey, grey, 255], 4 * (y * width + x));
+      const grey = Math.round((Math.min(1, Math.max(-1, pixels[k])) + 1) * 127.5);
+      colours[y * width + x] = 0xff000000 | (grey * 0x10101);
     }
     context.putImageData(sheet, 0, 0);
     picture.setAttribute("aria-label", `${caption.replace("_", "")}${says ? `: ${says}` : ""}`);
@@ -603,9 +605,15 @@
 
     const digit = () => shrunk(draw.pad, centre.checked);
 
+    const show = () => paint(yours, digit(), draw.inked() ? "" : "nothing drawn yet");
+    const pace = paced(show);
+
+    // at every movement of the pen, and when it is lifted
     function changed(whole_) {
-      paint(yours, digit(), draw.inked() ? "" : "nothing drawn yet");
-      if (whole_) again();
+      if (!whole_) return pace.show(true);
+      pace.drop();
+      show();
+      again();
     }
 
     function again() {
@@ -700,7 +708,7 @@
       ),
       h("div", { class: "ddim-pair ddim-four" }, yours.figure, ...results.map((one) => one.figure)), status,
     );
-    changed(false);
+    show();
     turn(mode);
   }
 
