@@ -312,9 +312,7 @@ def test_the_pad_by_keyboard(phone: Watched) -> None:
 
 def test_from_a_file_in_a_folder_that_was_moved(book: Path, browser: Browser, network, tmp_path: Path) -> None:
     moved = tmp_path / "a copy, élsewhere"
-    shutil.copytree(book / "_static", moved / "_static")
-    (moved / "book").mkdir()
-    shutil.copyfile(book / f"{NAME}.html", moved / f"{NAME}.html")
+    shutil.copytree(book, moved)
     with watched(browser, moved.as_uri()) as one:
         page = one.open(NAME)
         close_to_python(page, network, 8, steps=5, eta=1)

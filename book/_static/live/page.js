@@ -594,7 +594,7 @@
     const go = action("Start", () => run());
     const stop = h("button", { type: "button", disabled: true }, "Stop");
     const clear = h("button", { type: "button", onclick: () => draw.clear() }, "Clear");
-    const borrow = action("Take a digit of the network’s", () => run(true));
+    const borrow = action("Borrow a digit", () => run(true));
     borrow.className = "";
     const status = h("p", { class: "ddim-status" });
     const tabs = Object.entries(MODES).map(([key, [name]]) =>
@@ -693,7 +693,7 @@
         ui.say("Sampling a digit.");
         draw.put(await live.sample({ seed: Math.floor(Math.random() * 2 ** 32), steps: 20, signal }));
       }
-      if (!draw.inked()) return void ui.say("Draw a digit first, or take one of the network’s.");
+      if (!draw.inked()) return void ui.say("Draw a digit first, or borrow one of the network’s.");
       ui.say("");
       await EXPERIMENTS[mode](digit(), signal);
       ui.say("Done.");
