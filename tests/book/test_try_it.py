@@ -353,3 +353,28 @@ def test_another_version_of_the_runtime_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="not version 1"):
             live.as_script(other)
+
+
+# --- the build -------------------------------------------------------------------------------------------------------
+
+
+def test_a_book_built_without_the_network_says_so(browser: Browser, site: str) -> None:
+    with watched(browser, site) as one:
+        one.page.route("**/parts.js*", lambda route: route.fulfill(body=live.WITHOUT, content_type="text/javascript"))
+        page = one.open(NAME)
+        for name in ("sample", "between", "pad"):
+            assert "built without the network" in part(page, name).get_by_role("alert").inner_text()
+            assert part(page, name).locator(".ddim-go").is_disabled()
+        assert_quiet(one)
+
+
+def test_what_is_lacking_is_said_in_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(live, "WEIGHTS", "kanjii")
+    monkeypatch.setattr(live, "digest", lambda: "0")
+    assert live.packed(tmp_path / "cache", said.append) is None
+    monkeypatch.setattr(live, "RUNTIME", tmp_path / "nowhere")
+    assert live.packed(tmp_path / "cache", said.append) is None
+    assert said[0].startswith("The live experiments stay empty: ddim: unknown weights 'kanjii'")
+    assert said[1] == "No onnxruntime-web: the live experiments stay empty."
+    assert not list(tmp_path.glob("cache/*/parts.js"))
