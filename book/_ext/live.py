@@ -36,7 +36,9 @@ VERSION = "1.30.0"  # what `as_script` rewrites; package.json pins it
 META = 11  # places where that version asks for its own address
 PIECE = 2**20  # characters of base64 in one script, a multiple of 4
 MARK = 'class="ddim-live"'
-SCRIPTS = ("live/core.js", "live/parts/parts.js", "live/live.js", "live/page.js")
+SCRIPTS = [
+    f"live/{name}.js" for name in ("core", "parts/parts", "live", "page", "sampling", "between", "drawing", "pad")
+]
 WITHOUT = "self.ddimParts = null; // built without onnxruntime-web or the package onnx\n"
 
 
