@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .adapt import Denoiser, as_denoiser, first_parameter, image_shape
 from .device import autocast, choose_amp, in_float64
 from .schedule import Schedule, add_noise, predict_eps, predict_x0
-from .seeds import image_generators, image_noise
+from .seeds import Threefry, image_generators, image_noise
 
 __all__ = ["SIGMA_HAT", "Step", "ddim_step", "encode", "generate", "lerp", "sample", "slerp"]
 
@@ -113,7 +113,7 @@ def sample(
     *,
     eta: float | str = 0.0,
     order: int = 1,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: torch.Generator | Sequence[torch.Generator | Threefry] | None = None,
     clip: bool = False,
     amp: str = "fp32",
 ) -> Iterator[Step]:
@@ -183,6 +183,7 @@ def generate(
     steps: int = 50,
     seed: int = 0,
     first: int = 0,
+    noise: str = "torch",
     eta: float | str = 0.0,
     order: int = 1,
     shape: tuple[int, ...] | None = None,
@@ -202,6 +203,8 @@ def generate(
     Args:
         model: the denoiser, or a network of diffusers.
         steps: S, the number of calls of the model per image. seed: a non-negative integer.
+        noise: "torch", or "js" for the noise that the book's pages draw in the browser, with which the same seed gives
+            the same images there; see `seeds.Threefry`.
         eta, clip: see `ddim_step`. order: see `sample`. spacing: see `Schedule.timesteps`.
         shape: `(C, H, W)` of an image; by default, what the model says (see `adapt.image_shape`).
         batch_size: images drawn at once. Memory beyond the result grows with it, not with n.
@@ -217,7 +220,7 @@ def generate(
         x_0 `[n, C, H, W]`, pixels in [-1, 1] (values outside are clipped), in the state's dtype and on its device.
 
     Raises:
-        ValueError: n < 1, a negative seed or first, no shape to be found, another dtype; and as `sample`.
+        ValueError: n < 1, a negative seed or first, another noise, no shape to be found, another dtype; and as `sample`.
     """
     if n < 1 or batch_size < 1:
         raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
@@ -232,7 +235,7 @@ def generate(
     with _progress(progress, -(-n // batch_size) * steps) as report:
         for start in range(0, n, batch_size):
             part = images[start : start + batch_size]
-            generators = image_generators(seed, len(part), first + start)
+            generators = image_generators(seed, len(part), first + start, noise)
             xT = image_noise(generators, shape, like)
             options = {"eta": eta, "order": order, "generator": generators, "clip": clip, "amp": amp}
             for state in sample(model, schedule, xT, tau, **options):
@@ -384,7 +387,7 @@ def _evaluating(model: Denoiser):
             module.training = True
 
 
-def _draw(generator: torch.Generator | Sequence[torch.Generator], like: Tensor) -> Tensor:
+def _draw(generator: torch.Generator | Sequence[torch.Generator | Threefry], like: Tensor) -> Tensor:
     if isinstance(generator, torch.Generator):
         return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
     return image_noise(list(generator), tuple(like.shape[1:]), like)

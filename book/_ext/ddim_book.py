@@ -14,6 +14,7 @@ import api
 import assets
 import beside
 import flow
+import live
 import reach
 from PIL import Image
 from sphinx.application import Sphinx
@@ -151,6 +152,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     reach.setup(app)
     flow.setup(app)
     app.connect("config-inited", on_config)
+    live.setup(app)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", add_live_plane)
     app.connect("html-page-context", mend_roles)

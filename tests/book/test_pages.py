@@ -49,7 +49,7 @@ THEME_ALONE = {
     ("region", "img.logo__image"): "the logo stands beside the landmarks",
 }
 
-SLIDER = ".bd-article .ddim-slider input[type=range]"
+SLIDER = ".bd-article .ddim-slider input[type=range]"  # over stored images; live ones have tests of their own
 
 
 # A page is opened once for all that is asked of it: pytest groups the tests by the pages of these fixtures.

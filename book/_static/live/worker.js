@@ -1,0 +1,97 @@
+// Runs in a worker, behind ONNX Runtime (`self.ort`) and core.js (`self.ddimCore`): holds the network and answers requests.
+// In: {id, kind, ...} to start a walk, {id, kind: "stop"} to end it. Out: {id, kind: "step" | "done" | "stopped" | "failed"}.
+(() => {
+  const core = self.ddimCore;
+  const AT_ONCE = 16; // images in one call: more take no less time each, and the first would come later
+  let network = null;
+  let schedule = null;
+  let turn = Promise.resolve(); // the runtime answers one call at a time; walks take turns, call by call
+  const stopped = new Set();
+  const { port1, port2 } = new MessageChannel();
+
+  // give messages (stop, above all) their chance; a timer would wait 4 ms
+  const breathe = () =>
+    new Promise((resolve) => {
+      port1.onmessage = resolve;
+      port2.postMessage(0);
+    });
+
+  async function call(x, t) {
+    const [C, H, W] = schedule.shape;
+    const size = C * H * W;
+    const eps = new Float32Array(x.length);
+    for (let at = 0; at < x.length; at += AT_ONCE * size) {
+      const part = x.slice(at, at + AT_ONCE * size);
+      const n = part.length / size;
+      const feeds = {
+        x: new self.ort.Tensor("float32", part, [n, C, H, W]),
+        t: new self.ort.Tensor("int64", new BigInt64Array(n).fill(BigInt(t)), [n]),
+      };
+      eps.set((await network.run(feeds)).eps.data, at);
+    }
+    await breathe();
+    return eps;
+  }
+
+  const predict = (x, t) => {
+    const answer = turn.then(() => call(x, t));
+    turn = answer.catch(() => {});
+    return answer;
+  };
+
+  function walk(asked) {
+    const size = schedule.shape.reduce((a, b) => a * b);
+    const { seed = 0, n = 1, first = 0, eta = 0, clip = false } = asked;
+    const draw = core.imageNoise(seed, n, size, first);
+    if (asked.kind === "sample") {
+      return core.sample(predict, schedule, draw(), schedule.timesteps(asked), { eta, clip, draw });
+    }
+    if (asked.kind === "between") {
+      const [a, b] = asked.seeds.map((one) => core.imageNoise(one, 1, size)());
+      const way = asked.way === "line" ? core.lerp : core.slerp;
+      return core.sample(predict, schedule, way(a, b, asked.weights), schedule.timesteps(asked), { eta, clip, draw });
+    }
+    if (asked.kind === "down") {
+      // from an image noised to t, or from a state that is there already
+      const xt = asked.noised ? asked.x : core.addNoise(asked.x, asked.t, draw(), schedule);
+      return core.sample(predict, schedule, xt, schedule.from(asked.t, asked.steps), { eta, clip, draw });
+    }
+    if (asked.kind === "up") return core.encode(predict, schedule, asked.x, schedule.from(asked.t, asked.steps));
+    if (asked.kind === "fill") {
+      const tau = schedule.timesteps({ steps: asked.steps });
+      return core.fill(predict, schedule, asked.x, asked.known, tau, { draw, visits: asked.visits });
+    }
+    throw new RangeError(`unknown request ${asked.kind}`);
+  }
+
+  async function answer(asked) {
+    const { id } = asked;
+    try {
+      let end = null;
+      for await (const state of walk(asked)) {
+        if (stopped.delete(id)) return self.postMessage({ id, kind: "stopped" });
+        end = state.xs;
+        self.postMessage({ id, kind: "step", ...state });
+      }
+      self.postMessage({ id, kind: "done", x0: end });
+    } catch (error) {
+      self.postMessage({ id, kind: "failed", message: error.message });
+    } finally {
+      stopped.delete(id);
+    }
+  }
+
+  self.ddimStart = async ({ wasm, model, schedule: asked }) => {
+    schedule = Object.assign(new core.Schedule(asked), { shape: asked.shape });
+    Object.assign(self.ort.env.wasm, { wasmBinary: wasm, numThreads: 1, proxy: false });
+    self.ort.env.logLevel = "error";
+    network = await self.ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+    const running = new Set();
+    self.onmessage = ({ data }) => {
+      if (data.kind !== "stop") {
+        running.add(data.id);
+        answer(data).then(() => running.delete(data.id));
+      } else if (running.has(data.id)) stopped.add(data.id);
+    };
+  };
+})();
