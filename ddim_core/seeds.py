@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["NOISES", "Threefry", "derive_seed", "image_generators", "image_noise"]
 
-NOISES = ("torch", "js")
+NOISES = ("torch", "js")  # PyTorch's own generator, or `Threefry`, which JavaScript can have as well
 
 
 def derive_seed(*key: int) -> int:

@@ -107,7 +107,8 @@ def test_numbers_run_on_and_some_parts_have_none(tmp_path):
     toc = tmp_path / "_toc.yml"
     toc.write_text(
         "root: book/intro\nparts:\n- caption: A\n  numbered: false\n  chapters: [{file: book/notation}]\n"
-        "- caption: B\n  chapters: [{file: book/noising}]\n- caption: C\n  chapters: [{file: book/plane}]\n"
+        "- caption: B\n  chapters: [{file: book/noising}]\n- caption: C\n  chapters: [{file: book/plane}]\n",
+        encoding="utf-8",
     )
     found = [(entry.name, entry.part, entry.number) for entry in chapters.contents(toc)]
     assert found == [("intro", "", None), ("notation", "A", None), ("noising", "B", 1), ("plane", "C", 2)]
@@ -127,7 +128,7 @@ def test_a_notebook_runs_once(tmp_path):
     said = []
     first = chapters.executed(path, tmp_path / "cache", said.append)
     again = chapters.executed(path, tmp_path / "cache", said.append)
-    assert ran.read_text() == "x"
+    assert ran.read_text(encoding="utf-8") == "x"
     assert first.cells[0].outputs == again.cells[0].outputs != []
     assert len(said) == 1
 
@@ -420,23 +421,23 @@ def test_links_come_and_go_with_what_they_lead_to(tmp_path):
     for name in ("intro", "noising"):
         path = pages / "book" / f"{name}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(beside.with_place(f"book/{name}", "<h1>Title</h1><p>text</p>"))
-    before = (pages / "book" / "noising.html").read_text()
+        path.write_text(beside.with_place(f"book/{name}", "<h1>Title</h1><p>text</p>"), encoding="utf-8")
+    before = (pages / "book" / "noising.html").read_text(encoding="utf-8")
     assert beside.link(pages) == 0
-    assert (pages / "book" / "noising.html").read_text() == before
+    assert (pages / "book" / "noising.html").read_text(encoding="utf-8") == before
 
     (tmp_path / "slides").mkdir()
-    (tmp_path / "slides" / "noising.html").write_text("deck")
+    (tmp_path / "slides" / "noising.html").write_text("deck", encoding="utf-8")
     (tmp_path / "pdf").mkdir()
     (tmp_path / "pdf" / beside.PDF).write_bytes(b"pdf")
     assert beside.link(pages) == beside.link(pages) == 2
-    noising, intro = ((pages / "book" / f"{name}.html").read_text() for name in ("noising", "intro"))
+    noising, intro = ((pages / "book" / f"{name}.html").read_text(encoding="utf-8") for name in ("noising", "intro"))
     assert noising.count('href="../slides/noising.html"') == 1
     assert beside.PDF not in noising
     assert intro.count(f'href="../{beside.PDF}"') == 1
     assert "slides" not in intro
-    assert (pages / "slides" / "noising.html").read_text() == "deck"
+    assert (pages / "slides" / "noising.html").read_text(encoding="utf-8") == "deck"
 
     (tmp_path / "slides" / "noising.html").unlink()
     beside.link(pages)
-    assert (pages / "book" / "noising.html").read_text() == before
+    assert (pages / "book" / "noising.html").read_text(encoding="utf-8") == before

@@ -41,7 +41,10 @@ def test_the_notes_of_a_release():
 
 def test_a_tag_that_is_not_the_version_ends_in_one_line():
     done = subprocess.run(
-        [sys.executable, str(ROOT / ".github" / "release_notes.py"), "v9.9.9"], capture_output=True, text=True
+        [sys.executable, str(ROOT / ".github" / "release_notes.py"), "v9.9.9"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1
     assert done.stdout == ""
