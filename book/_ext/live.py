@@ -80,7 +80,9 @@ def pack(folder: Path) -> None:
     network, dist = folder / f"{WEIGHTS}.onnx", RUNTIME / "dist"
     command = [sys.executable, "-m", "ddim_core", "export", WEIGHTS, "--onnx", "--out", str(network)]
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}, encoding="utf-8")
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}, encoding="utf-8"
+    )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["the network could not be exported"])[-1])
     scripts = [as_script((dist / "ort.wasm.bundle.min.mjs").read_text(encoding="utf-8"))]
@@ -105,7 +107,8 @@ def pack(folder: Path) -> None:
             text=True,
             check=True,
             env={**os.environ, "PYTHONPATH": paths},
-        , encoding="utf-8").stdout
+            encoding="utf-8",
+        ).stdout
     )
     unet = described["unet"]
     listed = {
