@@ -18,7 +18,7 @@ import beside
 import chapters
 import handouts
 import paper
-import plain
+import plainly
 import slides
 
 KNOWN = chapters.Numbers(
@@ -28,7 +28,7 @@ KNOWN = chapters.Numbers(
 
 
 def written(text, values=None, **options):
-    return plain.plain(text, values or {}, known=KNOWN, **options)
+    return plainly.plain(text, values or {}, known=KNOWN, **options)
 
 
 # --- plain Markdown ------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class Anything(dict):
 def test_no_chapter_keeps_myst(entry):
     """Each chapter can be written out, whatever its cells compute."""
     texts = [
-        plain.plain(cell.source, Anything()) for cell in chapters.cells(entry.path) if cell.cell_type == "markdown"
+        plainly.plain(cell.source, Anything()) for cell in chapters.cells(entry.path) if cell.cell_type == "markdown"
     ]
     raw = re.compile(r"\{[\w:]+\}`|^[`:]{3,}\{|\]\([\w/.-]+\.(?:ipynb|md)|\]\{\.|^\([\w-]+\)=|\$\$ *\(", re.M)
     assert not [match[0] for text in texts for match in raw.finditer(text)]

@@ -22,7 +22,7 @@ from chapters import BUILD, Entry, executed, glued, main_of, numbers, without_gl
 from equations import FENCE
 from nbformat import NotebookNode, validate, writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from plain import plain
+from plainly import plain
 
 OUT = BUILD / "exercises"
 

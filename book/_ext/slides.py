@@ -30,7 +30,7 @@ from chapters import BUILD, ROOT, Entry, executed, glued, main_of, numbers, with
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from plain import plain
+from plainly import plain
 
 HERE = Path(__file__).parent
 TEMPLATE = HERE / "deck"

@@ -53,7 +53,9 @@ def plain(
 
     def look(where: Mapping, key: str, what: str):
         if key not in where:
-            raise ValueError(f"{what} {key!r} is not known: the chapter uses what book/_ext/plain.py cannot write out")
+            raise ValueError(
+                f"{what} {key!r} is not known: the chapter uses what book/_ext/plainly.py cannot write out"
+            )
         return where[key]
 
     def role(match: re.Match) -> str:
@@ -74,7 +76,7 @@ def plain(
             return "[" + "; ".join(f"{who}, {year}" for who, year in works) + "]"
         if name == "doc":
             return look(known.titles, target.split("/")[-1], "the page")
-        raise ValueError(f"the role {name!r} is not known to book/_ext/plain.py")
+        raise ValueError(f"the role {name!r} is not known to book/_ext/plainly.py")
 
     def block(match: re.Match) -> str:
         head, body = match["head"].strip(), match["body"]
@@ -102,7 +104,7 @@ def plain(
             source = (BOOK / argument).resolve().read_text(encoding="utf-8")
             wanted = re.search(r":pyobject:[ \t]*([\w.]+)", options[0] if options else "")
             return f"```python\n{_object(source, wanted[1]) if wanted else source.strip()}\n```"
-        raise ValueError(f"the directive {name!r} is not known to book/_ext/plain.py")
+        raise ValueError(f"the directive {name!r} is not known to book/_ext/plainly.py")
 
     def visit(text: str) -> str:
         return FENCE.sub(block, text)
