@@ -100,6 +100,13 @@ def mend_roles(app: Sphinx, pagename: str, templatename: str, context: dict[str,
             (' role="doc-biblioentry"', ""),
         ):
             context["body"] = context["body"].replace(wrong, right)
+        # Sphinx: the parameters of a long signature, which are descriptions of nothing
+        context["body"] = re.sub(
+            r"<dl>\n((?:<dd>.*?</dd>\n)+)</dl>",
+            lambda found: re.sub(r"<dd>(.*?)</dd>\n", r'<span class="sig-line">\1</span>', found[1], flags=re.DOTALL),
+            context["body"],
+            flags=re.DOTALL,
+        )
 
 
 def leave_place(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:

@@ -84,7 +84,7 @@ def page_of(module: str) -> str:
 def picture() -> str:
     """The SVG, to stand in book/architecture.html."""
     out = [
-        f'<svg class="ddim-flow" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-labelledby="flow-about">',
+        f'<svg class="ddim-flow" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="group" aria-labelledby="flow-about">',
         f'<title id="flow-about">{escape(ABOUT)}</title>',
         '<defs><marker id="flow-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 L8 4 L0 8 z" class="tip"/></marker></defs>',
