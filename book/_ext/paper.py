@@ -9,20 +9,14 @@ is kept: nothing wider than its page, no formula left as source, every font insi
 
 from __future__ import annotations
 
-import functools
 import html
-import http.server
 import io
 import json
 import logging
-import os
 import re
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import beside
@@ -32,6 +26,7 @@ from bs4 import BeautifulSoup, Tag
 from chapters import BUILD, ROOT, Entry, contents
 from playwright.sync_api import Page, sync_playwright
 from pypdf import PdfReader
+from serving import chromium_path, served
 
 logging.getLogger("pypdf").setLevel(logging.ERROR)  # it counts objects otherwise than Chromium does
 HTML = BUILD / "html"
@@ -43,7 +38,6 @@ STRIP = 6  # images of a slider
 TABLE = 4  # rows, and columns, of two sliders
 LIMIT = 20e6  # bytes
 WIDTH = 688  # CSS pixels between the margins of A4, as in ddim.css
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class Faulty(Exception):
@@ -230,33 +224,6 @@ def _line(target: str, text: str, kind: str) -> str:
 # --- from one page to paper ---------------------------------------------------------------------------------------------
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The folder on a free local port."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def browser_path() -> str:
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not path:
-        raise FileNotFoundError(
-            "no Chromium: apt-get install chromium, or set CHROMIUM to a Chromium or Chrome program"
-        )
-    return path
-
-
 FILL = """numbers => {
   for (const e of document.querySelectorAll('[data-page]')) {
     const number = numbers[e.dataset.page];
@@ -357,7 +324,7 @@ def make(entries: list[Entry], pages: Path = HTML, out: Path = OUT, say=print) -
     shutil.copyfile(STYLE, out / "paper.css")
     failed: list[str] = []
     with served(pages.parent) as base, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox", "--disable-gpu"])
         try:
             page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
             page.set_default_timeout(600_000)

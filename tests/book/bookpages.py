@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import re
-import shutil
-import threading
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +12,12 @@ from pathlib import Path
 import yaml
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "book" / "_ext"))
+from serving import chromium_path, served  # noqa: F401 (`served` for those who import this module)
+
 ROOT = Path(__file__).resolve().parents[2]
+
 HTML = Path(os.environ.get("DDIM_BOOK_HTML", ROOT / "_build" / "html"))
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # the first two let it run as root in a container; the rest keep it from calling home
 CHROMIUM_ARGS = [
     "--headless=new",
@@ -53,40 +53,10 @@ def pages() -> list[str]:
     return [re.sub(r"\.(md|ipynb)$", "", page) for page in found]
 
 
-def chromium_path() -> str:
-    """The browser to drive: $CHROMIUM, or the system's. Raises FileNotFoundError, never skips."""
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
-    if not path:
-        raise FileNotFoundError(
-            "no Chromium: apt-get install chromium, or set CHROMIUM to a Chromium or Chrome program"
-        )
-    return path
-
-
 def require_built_book() -> Path:
     if not (HTML / f"{pages()[0]}.html").is_file():
         raise FileNotFoundError(f"no built book at {HTML}: run `make book` first")
     return HTML
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve `folder` on a free local port; yields the address, with no slash at its end."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextmanager
