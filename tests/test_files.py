@@ -273,22 +273,23 @@ from ddim_core.files import load_tensors, save_tensors
 folder, kills = sys.argv[1], int(sys.argv[2])
 path = os.path.join(folder, "x.safetensors")
 tensors = [{"a": torch.full((300_000,), float(i))} for i in range(4)]
-start = time.perf_counter()
-save_tensors(path, tensors[0], {"i": 0})
-once = time.perf_counter() - start
-os.unlink(path)
-chance, seen, interrupted = random.Random(0), set(), 0
-for kill in range(kills):
+chance, seen, interrupted, kill, end = random.Random(0), set(), 0, 0, time.monotonic() + 120
+temporary = lambda: [f for f in os.listdir(folder) if f.endswith(".tmp")]
+while (kill < kills or interrupted < 3) and time.monotonic() < end:
+    kill += 1
     child = os.fork()
     if child == 0:
         i = 0
         while True:
             i = (i + 1) % 4
             save_tensors(path, tensors[i], {"i": i})
-    time.sleep(chance.uniform(0, 6 * once))
+    for _ in range(chance.randint(1, 3)):  # kill it while one of its first files is written
+        while not temporary() and time.monotonic() < end:
+            pass
+        time.sleep(chance.uniform(0, 0.003))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    left = [f for f in os.listdir(folder) if f.endswith(".tmp")]
+    left = temporary()
     interrupted += bool(left)
     for f in left:
         os.unlink(os.path.join(folder, f))
@@ -368,7 +369,7 @@ def test_names_without_a_process_are_left_for_an_hour(tmp_path):
 
 
 def test_killed_while_writing_again_and_again(tmp_path):
-    """kill -9 at 40 random moments of a process that does nothing but save: the file loads, or is not there yet."""
+    """kill -9 at 40 random moments or more of a process that only saves: the file loads, or is not there yet."""
     done = subprocess.run(
         [PYTHON, "-c", KILLED, str(tmp_path), "40"], env=ENV, capture_output=True, text=True, encoding="utf-8"
     )
