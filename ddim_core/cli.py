@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("sample", help="draw images")
     p.set_defaults(run=_sample)
     _add_drawing(p, n=64)
+    p.add_argument("--noise", default="torch", help="torch (the default), or js: the noise of the book's page Try it")
     out = "FILE.png, or FILE.npy with pixels in [-1, 1]"
     p.add_argument("--out", type=_path, required=True, metavar="FILE", help=out)
     p.add_argument("--columns", type=int, help="images per row of the PNG (default: as many as rows)")
@@ -212,7 +213,7 @@ def _sample(args: argparse.Namespace) -> None:
     from .drawing import check_out, write
 
     check_out(args.out, args.columns)
-    write(_drawing(args, "steps", "seed", "eta", "order", "spacing", "clip"), args.out, args.columns)
+    write(_drawing(args, "steps", "seed", "noise", "eta", "order", "spacing", "clip"), args.out, args.columns)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ class Drawing:
     Args:
         weights: a name or path, see `weights.load`. n: how many images.
         batch_size: images drawn at once. device, amp: by name, see `device`.
-        options: steps, seed, eta, order, spacing, clip, as in `generate`.
+        options: steps, seed, noise, eta, order, spacing, clip, as in `generate`.
 
     Attributes:
         shape: `(C, H, W)` of one. device, amp: which were chosen.

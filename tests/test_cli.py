@@ -139,6 +139,11 @@ FAULTS = [
     (2, "eta must lie in [0, 1] or be 'sigma-hat', got 1.5", [*SAMPLE, "--eta", "1.5"]),
     (2, "eta must lie in [0, 1] or be 'sigma-hat', got nan", [*SAMPLE, "--eta", "nan"]),
     (2, "argument --eta: must be a number from 0 to 1, or sigma-hat, got 'sigma'", [*SAMPLE, "--eta", "sigma"]),
+    (2, "spacing must be one of uniform, quadratic, logsnr, got 'cubic'", [*SAMPLE, "--spacing", "cubic"]),
+    (2, "noise must be one of torch, js, got 'numpy'", [*SAMPLE, "--noise", "numpy"]),
+    (2, "noise must be one of torch, js, got 'numpy'", [*SAMPLE, "--noise", "numpy", "--out", "x.npy"]),
+    (2, 'noise="js" has seeds and image numbers from 0 to', [*SAMPLE, "--noise", "js", "--seed", str(2**32)]),
+    (2, "unrecognized arguments: --noise", ["evaluate", "--weights", "mnist", "--noise", "js"]),
     (2, "--out must end in .png or .npy, got x.jpg", [*SAMPLE, "--out", "x.jpg"]),
     (2, "--columns must be at least 1, got 0", [*SAMPLE, "--columns", "0"]),
     (2, "device 'cuda:99' cannot be used", [*SAMPLE, "--device", "cuda:99"]),
@@ -539,6 +544,17 @@ def test_sample_npy(files):
     clipped = generate(model, schedule, 3, steps=4, eta=0.5, clip=True).numpy()
     np.testing.assert_allclose(np.load("d.npy"), clipped, atol=1e-4)
     assert np.abs(clipped - a).max() > 0.1
+
+
+def test_sample_with_the_noise_of_the_pages(files):
+    argv = ["sample", "--weights", files / "w.safetensors", "--n", "3", "--steps", "2", "--eta", "1", "--seed", "7"]
+    assert ddim(*argv, "--noise", "js", "--batch-size", "2", "--out", "js.npy") == 0
+    assert ddim(*argv, "--noise", "torch", "--out", "torch.npy") == 0
+    model, schedule = load_weights(files / "w.safetensors")
+    for noise in ("js", "torch"):
+        expected = generate(model, schedule, 3, steps=2, eta=1, seed=7, noise=noise).numpy()
+        np.testing.assert_allclose(np.load(f"{noise}.npy"), expected, atol=1e-4)
+    assert np.abs(np.load("js.npy") - np.load("torch.npy")).max() > 0.1
 
 
 def test_sample_npy_is_the_file_that_numpy_writes(files, monkeypatch):
