@@ -7,6 +7,7 @@ nothing of it is committed. Run as a script by the Makefile, imported by the Sph
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,9 @@ FILES = {
     "requirejs/require.js": "require.js",
     "@jupyter-widgets/html-manager/dist": "html-manager",
 }
+# Where the widget manager believes that its fonts are, on which the icons above each page depend as well. A page that was
+# opened from a file has the origin "null", in Firefox and by the standard.
+OWN_ADDRESS = re.compile(r"`\$\{(\w+)\.origin\}\$\{\1\.pathname\}`")
 
 
 def _stamp() -> tuple[Path, str]:
@@ -89,6 +93,9 @@ def copy_to(folder: Path) -> None:
             shutil.copytree(
                 origin, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.map", "embed.js*", "*.eot")
             )
+    for script in (folder / "html-manager").glob("*.js"):
+        text = script.read_text(encoding="utf-8")
+        script.write_text(OWN_ADDRESS.sub(r"\1.href", text), encoding="utf-8", newline="\n")
     spec = find_spec("anywidget")
     if spec and spec.origin:
         shutil.copyfile(Path(spec.origin).parent / "nbextension" / "index.js", folder / "anywidget.js")

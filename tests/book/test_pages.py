@@ -394,6 +394,21 @@ def test_page_works_from_a_file(name: str, book: Path, browser: Browser) -> None
         assert not tab.outside
 
 
+def test_icons_are_drawn_where_a_file_has_no_origin(book: Path, browser: Browser) -> None:
+    """As in Firefox, and by the standard: there the address of a file has the origin "null", in Chromium "file://"."""
+    null = """() => { const { get } = Object.getOwnPropertyDescriptor(URL.prototype, 'origin');
+      Object.defineProperty(URL.prototype, 'origin', { get() { return this.protocol === 'file:' ? 'null' : get.call(this); } }); }"""
+    with watched(browser, book.as_uri()) as tab:
+        tab.page.add_init_script(f"({null})()")
+        page = tab.open("book/plane")  # a page with widgets, whose manager brings the icons' fonts
+        assert page.evaluate("new URL(document.location).origin") == "null"
+        page.wait_for_function("document.fonts.status === 'loaded'")
+        fonts = page.evaluate("[...document.fonts].map(font => [font.family, font.status])")
+        assert ["Font Awesome 5 Free", "loaded"] in [[family.strip('"'), status] for family, status in fonts]
+        assert not [font for font in fonts if font[1] == "error"]
+        assert not tab.failed
+
+
 def test_launch_buttons_lead_to_this_page(book: Path, desktop: Watched) -> None:
     if not (book / "_sources" / f"{desktop.name}.ipynb").is_file():
         return  # only notebooks can be launched
