@@ -1,4 +1,5 @@
-"""Sliders in a notebook with a kernel of Colab's versions: moved from Python and by hand, they show another image.
+"""Sliders in a notebook with a kernel of Colab's versions: moved from Python and by hand, they show another image. And the
+panel of *Try it*, which samples, stops, and does what its controls say.
 
 The notebook program is the one that ipywidgets 7 was made for and brings along; Colab's own cannot be had outside Colab.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -40,6 +43,7 @@ SLIDERS = [
     ("denoising", "denoising-coin-slider", "steps S"),
     ("fewer_still", "fewer-slider", "calls S"),
 ]
+PANEL = "try_it"
 
 
 def chapter(name: str, slider: str) -> str:
@@ -63,6 +67,7 @@ def base(tmp_path_factory) -> Iterator[str]:
     folder, own = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
     for name, slider, _ in SLIDERS:
         (folder / f"{name}.ipynb").write_text(chapter(name, slider), encoding="utf-8")
+    shutil.copy(ROOT / "book" / f"{PANEL}.ipynb", folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -164,3 +169,71 @@ def test_a_slider_moves_with_colabs_versions(notebook: Page, label: str) -> None
     assert_shows(notebook, slider, 0)
     assert python(notebook, "", "box.index") == "0", "Python hears of it"
     assert above == notebook.locator(".ddim-slider img").evaluate_all("all => all.slice(0, -1).map(img => img.alt)")
+
+
+def assert_shown(page: Page, image: int) -> str:
+    """What the browser shows of one of the panel's images is what Python has put there; its fingerprint."""
+    seen = page.locator("img.widget-image").nth(image)
+    mark = python(
+        page, "import hashlib", f"hashlib.sha256(shown.children[2].children[{image}].children[0].value).hexdigest()"
+    )
+    fetched = "async img => [...new Uint8Array(await (await fetch(img.src)).arrayBuffer())]"
+    for _ in range(50):
+        if sha256(bytes(seen.evaluate(fetched))).hexdigest() == mark:
+            break
+        page.wait_for_timeout(100)
+    else:
+        pytest.fail("the browser shows another image than Python has")
+    assert seen.evaluate("img => img.naturalWidth") > 80
+    return mark
+
+
+@pytest.mark.parametrize("name", [PANEL])
+def test_the_panel_samples_and_stops(notebook: Page) -> None:
+    page, patience = notebook, PATIENCE * 1000
+    sample, stop = (page.get_by_role("button", name=name, exact=True) for name in ("Sample", "Stop"))
+    expect(sample).to_be_visible(timeout=patience)
+    assert page.locator(".output_error").count() == 0
+    expect(stop).to_be_disabled()
+    expect(page.locator("img.widget-image").first).to_be_hidden()
+    said = page.locator(".widget-hbox .widget-label", has_text="t = ")
+
+    # the first experiment of the page: its settings, its numbers
+    python(page, "controls = shown.children[0].children; controls[0].value = 3; controls[5].value = 2")
+    sample.click()
+    expect(said).to_have_text(re.compile(r"^t = 0, call 3 of 3, [\d.]+ s$"), timeout=patience)
+    expect(sample).to_be_enabled()
+    first = [assert_shown(page, image) for image in (0, 1)]
+    assert first[0] == first[1], "at the end the state is the guess"
+    drawn = "*_, (end, wanted) = sheets(0, 2, 3, 'uniform', 0, False)"
+    assert python(page, f"{drawn}; import hashlib", "hashlib.sha256(png(wanted[0])).hexdigest()") == first[0]
+
+    # each control changes the result
+    marks = {first[0]}
+    for change in (
+        "controls[0].value = 2",
+        "controls[1].value = 'quadratic'",
+        "controls[2].value = 1.0",
+        "controls[3].value = True",
+        "controls[4].value = 5",
+        "controls[5].value = 1",
+    ):
+        python(page, f"{change}; shown.children[1].children[2].value = ''")
+        expect(said).to_have_count(0)
+        sample.click()
+        expect(said).to_have_text(re.compile("^t = 0, "), timeout=patience)
+        expect(sample).to_be_enabled()
+        marks.add(assert_shown(page, 0))
+    assert len(marks) == 7
+
+    # two pictures renewed on the way, and stopped
+    python(page, "controls[0].value = 1000; controls[1].value = 'uniform'")
+    sample.click()
+    expect(said).to_have_text(re.compile(r"call [3-9] of 1000"), timeout=patience)
+    stop.click()
+    expect(said).to_have_text(re.compile(r"^t = [1-9]\d+, call \d+ of 1000, [\d.]+ s, stopped$"), timeout=patience)
+    assert assert_shown(page, 0) != assert_shown(page, 1)
+    expect(sample).to_be_enabled()
+    expect(stop).to_be_disabled()
+    if folder := os.environ.get("DDIM_SHOTS"):
+        sample.scroll_into_view_if_needed(); page.mouse.wheel(0, 600); page.wait_for_timeout(500); page.screenshot(path=f"{folder}/panel.png")
