@@ -235,5 +235,3 @@ def test_the_panel_samples_and_stops(notebook: Page) -> None:
     assert assert_shown(page, 0) != assert_shown(page, 1)
     expect(sample).to_be_enabled()
     expect(stop).to_be_disabled()
-    if folder := os.environ.get("DDIM_SHOTS"):
-        sample.scroll_into_view_if_needed(); page.mouse.wheel(0, 600); page.wait_for_timeout(500); page.screenshot(path=f"{folder}/panel.png")
