@@ -8,6 +8,8 @@ tests/test_benchmark.py fails when the page is not what this script writes.
 import json
 from pathlib import Path
 
+from ddim_core.results import load_result
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "book" / "speed.md"
@@ -27,6 +29,9 @@ forward, backward, Adam, and in our case the averaging of weights. The note and 
 0.1 and 32 groups in GroupNorm), ours those of the recipe `mnist`, unless the row says otherwise. The ratio is the median over
 rounds of the ratio to the note's network in the same round. The share of peak is relative to what the same machine reaches in
 large matrix multiplications. MiB is the largest amount of memory that a GPU held for it at once.
+
+What a user waits for is a good digit, not a call. [](measured.ipynb) finds by how many calls of each order digits become as good as by fifty
+of first order; with those, a second table gives the pace at *equal quality*, as multiples of the note's network and fifty calls.
 """
 
 
@@ -56,6 +61,17 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def equal_quality(rows: list[dict]) -> str:
+    """How many times faster than the note's fifty calls each network draws digits as good, for the calls that are enough."""
+    first, second = (int(calls) for calls in load_result("measured")[0]["enough"])
+    lines = [f"| network | {first} calls, first order | {second} calls, second order |", "|---|---:|---:|"]
+    for r in rows:
+        if not r["error"]:
+            times = (f"{50 / calls * r['ratio_to_note']:.1f}" for calls in (first, second))
+            lines.append(f"| {r['contestant'].replace('channels_last', 'channels last')} | {' | '.join(times)} |")
+    return "\n".join(lines) + "\n"
+
+
 def section(path: Path) -> str:
     """What one file of results says."""
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -66,8 +82,13 @@ def section(path: Path) -> str:
         word = {"sample": "Sampling", "train": "Training"}[mode]
         parts += [
             f"**{word}, batch {batch}**\n",
-            table([r for r in report["rows"] if (r["mode"], r["batch"]) == (mode, batch)]),
+            table(rows := [r for r in report["rows"] if (r["mode"], r["batch"]) == (mode, batch)]),
         ]
+        if mode == "sample":
+            parts += [
+                "Good digits per second, as multiples of the note's network with fifty calls:\n",
+                equal_quality(rows),
+            ]
     remarks = path.with_suffix(".md")
     if remarks.exists():
         parts.append(remarks.read_text(encoding="utf-8"))

@@ -81,7 +81,7 @@ def test_other_weights_make_it_stale_and_what_reads_it(folder, monkeypatch, caps
     assert compute.main(["--list"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^skip +5 min  it is not there$", out, re.MULTILINE)
-    assert "2 of 12 are stale: about 10 minutes" in out
+    assert "2 of 13 are stale: about 10 minutes" in out
 
 
 def test_a_damaged_result_is_stale(folder):
@@ -99,7 +99,7 @@ def test_what_needs_something_says_what(folder, capsys):
 
 def test_an_unknown_name(capsys):
     assert compute.main(["--only", "nothing"]) == 2
-    assert re.fullmatch(r"no result nothing: there are mnist_epochs, .*loss_by_t\n", capsys.readouterr().err)
+    assert re.fullmatch(r"no result nothing: there are mnist_epochs, .*measured\n", capsys.readouterr().err)
 
 
 def test_a_script_that_fails_ends_it(folder, capfd):

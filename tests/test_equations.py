@@ -23,6 +23,7 @@ import torch
 from helpers import TINY, randn, seeded
 
 from ddim_core import Schedule, add_noise, ddim_step, encode, lerp, predict_eps, predict_x0, sample, slerp
+from ddim_core.measures import frechet
 from ddim_core.oracle import DatasetDenoiser, GaussianDenoiser
 from ddim_core.train import TrainConfig, Trainer
 from ddim_core.unet import AttentionBlock, timestep_embedding
@@ -1477,6 +1478,27 @@ def test_fewer_grid(S):
         near_by = level(min(tau[i] + 1, T)), level(max(tau[i] - 1, 1))
         assert near_by[0] <= wanted + 1e-12 or tau[i] == tau[i - 1] + 1
         assert wanted - 1e-12 <= near_by[1] or tau[i] == tau[i - 1] + 1
+
+
+@holds("eq-frechet", code="ddim_core.measures.frechet")
+def test_frechet():
+    """The mean squared distance of a draw and its partner, paired by the linear map of one Gaussian to the other; no pairing has less."""
+    C, other = (spread @ spread.T for spread in randn(2, 3, 3, dtype=torch.float64))
+    m, other_m = randn(2, 3, seed=1, dtype=torch.float64)
+    F = frechet(m, C, other_m, other).item()
+
+    def power(A, exponent):
+        values, vectors = torch.linalg.eigh(A)
+        return vectors * values**exponent @ vectors.T
+
+    there = power(C, -0.5) @ power(power(C, 0.5) @ other @ power(C, 0.5), 0.5) @ power(C, -0.5)
+    assert torch.allclose(there @ C @ there.T, other), "it is a map to the other Gaussian"
+    apart = torch.eye(3, dtype=torch.float64) - there
+    close(F, ((m - other_m) ** 2).sum().item() + (apart @ C @ apart.T).trace().item(), 1e-9)
+    for turn in randn(50, 3, 3, seed=2, dtype=torch.float64):  # other maps to it: turn what has been made round
+        Q = torch.linalg.qr(turn).Q
+        apart = torch.eye(3, dtype=torch.float64) - power(other, 0.5) @ Q @ power(C, -0.5)
+        assert ((m - other_m) ** 2).sum() + (apart @ C @ apart.T).trace() + 1e-9 > F
 
 
 # --- the register ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""The tables of the chapter on what was measured: what `ddim evaluate` makes of the shipped weights, with the first images.
+
+Run at the repository's root, with the folder that holds MNIST/raw:
+
+    python book/_compute/measured.py --data FOLDER
+
+It calls `ddim evaluate` for the rows named below, which takes hours on one core and minutes on a GPU, and goes on where it was
+when it is started again: the rows are kept in runs/measured/table.json, the samples beside it. Several may run at once.
+
+Stores the result "measured":
+
+    table                 the file of `ddim evaluate` as it is (JSON, see `ddim_core.kept`)
+    images                for each of its rows, in that order, uint8 [rows, 64, 28, 28]
+    spread                variance over the samples of a row, in [-1, 1], mean over the pixels
+    sure                  int8 [rows, n]: 1 where the classifier is more than 95 % sure, else 0
+    epochs, by_epochs     [k] and [k, 2, 3]: value, low and high of the Frechet distance and of the share at 20 steps, of weights
+                          after so many epochs (training/by_epochs.json, rows of `ddim evaluate`) and of the shipped ones
+    trials, averaged      [k] and [k, 2, 2]: by how much the loss of the last weights and of the averaged ones had risen in a
+                          trial, and the standard error (training/trials.json)
+    enough                [2]: the fewest calls, of first and of second order on the uniform grid without noise, that are as good as
+                          fifty of first order: Frechet distance within their interval, and the share, in pairs of samples from
+                          the same start, not lower by more than two standard errors
+    pace_of, pace         images per second and core of one call on a CPU, as multiples of the note's network in fp32
+                          (benchmarks/results)
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddim_core.cli import main as ddim
+from ddim_core.data import to_model
+from ddim_core.kept import read_samples, samples_name
+from ddim_core.measures import SURE
+from ddim_core.metrics import confidence, load_classifier
+from ddim_core.results import save_result
+from ddim_core.weights import describe, manifest
+
+ROWS = (
+    "--steps 10 20 50 --eta 0 0.2 0.5 1 sigma-hat",
+    "--steps 100",
+    "--steps 10 12 14 20 --order 2",
+    "--steps 12 --order 2 --amp bf16",
+    "--steps 10 20 --order 1 2 --spacing quadratic logsnr",
+    "--steps 10 --eta 0 1 --clip",
+)
+N, SHOWN = 1000, 64
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "runs" / "measured"
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def pace() -> dict[str, float]:
+    """Ratios to the note's network of one call, by contestant, on the CPUs that were measured: the best of them."""
+    found: dict[str, float] = {}
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        report = read(path)
+        for row in report["rows"] if report["machine"]["device"] == "cpu" else []:
+            if row["mode"] == "sample" and not row["error"]:
+                name = row["contestant"]
+                found[name] = max(found.get(name, 0.0), row["ratio_to_note"])
+    return found
+
+
+def at_20_steps(rows: list[dict]) -> list[list[float]]:
+    """Frechet distance and share, each with its interval, at 20 steps of first order without noise."""
+    wanted = {"steps": 20, "eta": 0.0, "order": 1, "spacing": "uniform", "clip": False, "n": N, "amp": "fp32"}
+    (figures,) = (row["figures"] for row in rows if wanted.items() <= row["settings"].items())
+    return [[figures[name][k] for k in ("value", "low", "high")] for name in ("frechet", "share_sure")]
+
+
+def enough(rows: list[dict], sure: np.ndarray) -> list[int]:
+    """The fewest calls, of each order, as good as fifty steps of DDIM."""
+    plain = {"eta": 0.0, "spacing": "uniform", "clip": False, "amp": "fp32"}
+    where = {
+        (r["settings"]["steps"], r["settings"]["order"]): k
+        for k, r in enumerate(rows)
+        if plain.items() <= r["settings"].items()
+    }
+    usual = where[50, 1]
+    high = rows[usual]["figures"]["frechet"]["high"]
+
+    def good(k: int) -> bool:
+        d = sure[k].astype(float) - sure[usual]
+        return rows[k]["figures"]["frechet"]["value"] <= high and d.mean() >= -2 * d.std() / len(d) ** 0.5
+
+    return [min(S for (S, o), k in where.items() if o == order and good(k)) for order in (1, 2)]
+
+
+def averaged() -> dict[str, list[list[float]]]:
+    """Of each trial that goes on from the same weights: rise of the loss of the last weights and of the averaged ones."""
+    return {
+        name: [[trial[which]["all"][k] for k in ("more", "error")] for which in ("last", "average 0.999")]
+        for name, trial in read(ROOT / "training" / "trials.json")["trials"].items()
+        if trial["start"] == "shipped"
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", metavar="FOLDER", help="left out, MNIST is downloaded")
+    args = parser.parse_args()
+
+    path = FOLDER / "table.json"
+    common = ["evaluate", "--weights", "mnist", "--n", str(N), "--seed", "0"]
+    common += ["--save-samples", str(FOLDER), "--out", str(path), *(["--data", args.data] if args.data else [])]
+    for row in ROWS:
+        if code := ddim([*common, *row.split()]):
+            raise SystemExit(code)
+
+    table = read(path)
+    assert table["of"]["weights_sha256"] == manifest()["mnist"]["sha256"]
+    classifier, images, sure, spread = load_classifier(), [], [], []
+    for row in table["rows"]:
+        s = row["settings"]
+        row["made"].pop("command")  # names folders; this script's says the same
+        drawn, _ = read_samples(FOLDER / samples_name(s), s)
+        found = confidence(classifier, drawn).probability > SURE
+        if found.sum().item() != round(row["figures"]["share_sure"]["value"] * s["n"]):
+            raise SystemExit(f"{FOLDER / samples_name(s)}: not the samples that the table judged; delete both")
+        images.append(drawn[:SHOWN].squeeze(1).numpy())
+        spread.append(to_model(drawn).var(0).mean().item())
+        sure.append(found.to(torch.int8).numpy())
+    by_epochs = {int(k): at_20_steps([row]) for k, row in read(ROOT / "training" / "by_epochs.json").items()}
+    provenance = describe("mnist")["provenance"]
+    now = len(provenance["history"]) + len(provenance["origin"]["provenance"]["history"])
+    by_epochs[now] = at_20_steps(table["rows"])
+    ratios, trials = pace(), averaged()
+    save_result(
+        "measured",
+        {
+            "table": np.array(json.dumps(table)),
+            "images": np.stack(images),
+            "spread": np.array(spread),
+            "sure": np.stack(sure),
+            "epochs": np.array(list(by_epochs)),
+            "by_epochs": np.array(list(by_epochs.values())),
+            "trials": np.array(list(trials)),
+            "averaged": np.array(list(trials.values())),
+            "enough": np.array(enough(table["rows"], np.stack(sure))),
+            "pace_of": np.array(list(ratios)),
+            "pace": np.array(list(ratios.values())),
+        },
+        command="python book/_compute/measured.py --data FOLDER",
+        weights="mnist",
+        seed=0,
+        n=N,
+        classifier_sha256=table["of"]["classifier_sha256"],
+    )
+
+
+if __name__ == "__main__":
+    main()
