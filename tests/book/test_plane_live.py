@@ -327,11 +327,11 @@ def test_play_goes_from_noise_to_the_points_and_can_be_paused(plane: Watched) ->
 LOOP = 0.12  # seconds for the loop of exponentials, where the plane was seen to play at 60 frames a second
 
 
-def test_a_frame_takes_less_than_a_thirtieth_of_a_second(plane: Watched) -> None:
-    """Of the processor: the machine may do other things too. S = 50. While something is dragged, a fifteenth.
+def test_a_frame_takes_less_than_a_sixtieth_of_a_second(plane: Watched) -> None:
+    """Of the processor: the machine may do other things too. S = 50. While something is dragged, two sixtieths.
 
-    Alone on a common machine it is half of that or less. On a slower one more is allowed, by as much as a loop of
-    exponentials takes longer there.
+    On a slower machine more is allowed, by as much as a loop of exponentials takes longer there. The best of five
+    measurements counts, since the speed of a machine that others share changes from second to second.
     """
     page = plane.page
     meter = page.context.new_cdp_session(page)
@@ -344,21 +344,28 @@ def test_a_frame_takes_less_than_a_thirtieth_of_a_second(plane: Watched) -> None
       requestAnimationFrame(next); })"""
     dragging = """n => document.querySelector('.ddim-plane canvas')
       .dispatchEvent(new KeyboardEvent('keydown', {key: n % 20 < 10 ? 'ArrowUp' : 'ArrowDown'}))"""
-    before = busy()
-    page.evaluate("() => { let sum = 0; for (let i = 0; i < 2e7; i++) sum += Math.exp(-1e-7 * i); return sum; }")
-    slower = max(1, (busy() - before) / LOOP)
-    taken = {}
-    for name, prepare, work in (
-        ("playing", "ddimPlane.live[0].play()", "null"),
-        ("dragging", "ddimPlane.live[0].time = 0", dragging),
-    ):
-        page.evaluate(prepare)
+
+    def of(work: str, script: str) -> float:
         before = busy()
-        page.evaluate(f"() => ({frames})({work})")
-        taken[name] = (busy() - before) / 60
-    assert taken["playing"] < slower / 30, (taken, slower)
-    assert taken["dragging"] < slower / 15, (taken, slower)  # all 300 paths anew in each frame
-    assert min(taken.values()) > 1e-5, "nothing was measured"
+        page.evaluate(script.replace("WORK", work))
+        return busy() - before
+
+    seen = []
+    for _ in range(5):
+        slower = max(
+            1,
+            of("", "() => { let sum = 0; for (let i = 0; i < 2e7; i++) sum += Math.exp(-1e-7 * i); return sum; }")
+            / LOOP,
+        )
+        page.evaluate("ddimPlane.live[0].play()")
+        playing = of("null", f"() => ({frames})(WORK)") / 60
+        page.evaluate("ddimPlane.live[0].time = 0")
+        dragged = of(dragging, f"() => ({frames})(WORK)") / 60  # all 300 paths anew in each frame
+        assert min(playing, dragged) > 1e-5, "nothing was measured"
+        seen.append((playing / slower, dragged / slower))
+        if playing < slower / 60 and dragged < slower / 30:
+            return
+    pytest.fail(f"seconds a frame, playing and dragging, as if on a common machine: {seen}")
 
 
 # ---- Manners
