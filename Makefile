@@ -5,15 +5,16 @@ SHELL := bash
 .DEFAULT_GOAL := book
 PYTHON ?= python3
 VENV ?= .venv
-WORKERS ?= 2
+# tests, and chapters, that run at once
+export WORKERS ?= 2
 
 PY := $(VENV)/bin/python
 # the environment is made again when what it was made from changes, and only then
 READY := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml 2>/dev/null | $(PYTHON) -c "import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])")
 # one thread a process: with several notebooks at once, more threads only get in each other's way
 export OMP_NUM_THREADS ?= 1
-# for tests only: in the environment of a build it would keep the figures out of the pages
-test test-lowest test-newest: export MPLBACKEND = agg
+# for unit tests only: in the environment of a chapter it would keep the figures out
+test-lowest test-newest: export MPLBACKEND = agg
 # where the public weights can be downloaded, the chapter on them draws one image instead of hundreds
 test test-colab: export DDIM_QUICK = 1
 
@@ -72,11 +73,12 @@ exercises: $(READY)
 pdf: $(READY)
 	@$(PY) book/_ext/paper.py $(NAME)
 
-# The notebooks run from an empty folder with nothing but the installed package; in their own folder when the book is built.
+# The notebooks run from an empty folder with nothing but the installed package; what they put out, `make book` need not run again.
 test: $(READY)
-	$(PY) -m pytest tests -n $(WORKERS)
+	MPLBACKEND=agg $(PY) -m pytest tests -n $(WORKERS)
 	$(WHEEL) && $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target "$$D/package" "$$D"/*.whl && \
-	export PYTHONPATH="$$D/package" && $(NOTEBOOKS) --nbmake-kernel=python3 .
+	(export PYTHONPATH="$$D/package" && $(NOTEBOOKS) --nbmake-kernel=python3 --overwrite .) && \
+	$(PY) book/_ext/outputs.py "$$D/notebooks" "$$D/package"
 
 # every notebook, and three sliders in a browser, with Colab's versions of all but torch and Python
 test-colab: $(READY)

@@ -48,6 +48,7 @@ METRICS = "metrics.jsonl"  # a line for each epoch
 MAY_CHANGE = ("epochs", "lr")  # settings with which a run may go on in another way than it began
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SHEETS_APART = 10  # seconds between sheets of samples: on a GPU an epoch may take a second
+_SHEET_STEPS = 20
 
 
 class Record:
@@ -265,7 +266,7 @@ def follow(trainer, steps: Iterator, out: Path, *, bar: bool = True) -> None:
             if step.metrics and trainer.rank == 0:
                 if time.monotonic() - drawn > _SHEETS_APART or step.step == trainer.total_steps:
                     at_once = min(64, trainer.batch_size)  # no more memory than training takes
-                    samples = generate(trainer.ema, trainer.schedule, 64, steps=20, batch_size=at_once)
+                    samples = generate(trainer.ema, trainer.schedule, 64, steps=_SHEET_STEPS, batch_size=at_once)
                     write_atomically(out / f"samples_epoch_{step.epoch:03d}.png", png(tile(samples)))
                     drawn = time.monotonic()
                 progress.write(

@@ -48,6 +48,12 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _sheets_in_one_step(monkeypatch):
+    """The sheets of samples that a run leaves are 64 images in 20 steps, and most of the time of a tiny run."""
+    monkeypatch.setattr("ddim_core.run._SHEET_STEPS", 1)
+
+
 @pytest.fixture(scope="session")
 def schedule() -> Schedule:
     return Schedule.linear()

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from helpers import TINY, TINY_28, TINY_RUN, tiny_images
 
+from ddim_core import run as runs
 from ddim_core import train as training
 from ddim_core.cli import main
 from ddim_core.device import processes
@@ -32,6 +33,7 @@ from ddim_core.train import Trainer, train
 
 torch.set_num_threads(1)
 training._SAVE_APART = 0  # tiny epochs are saved each
+runs._SHEET_STEPS = 1
 RECIPES["tiny"] = TINY_28
 
 

@@ -119,20 +119,6 @@ def test_a_name_that_is_no_chapter_is_one_line():
         chapters.notebooks(["nosing"])
 
 
-def test_a_notebook_runs_once(tmp_path):
-    path = tmp_path / "count.ipynb"
-    ran = tmp_path / "ran"
-    source = f"from pathlib import Path\npath = Path({str(ran)!r})\npath.write_text(path.read_text() + 'x' if path.exists() else 'x')"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), path)
-    said = []
-    first = chapters.executed(path, tmp_path / "cache", said.append)
-    again = chapters.executed(path, tmp_path / "cache", said.append)
-    assert ran.read_text(encoding="utf-8") == "x"
-    assert first.cells[0].outputs == again.cells[0].outputs != []
-    assert len(said) == 1
-
-
 # --- slides --------------------------------------------------------------------------------------------------------------
 
 

@@ -120,6 +120,7 @@ def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
 def test_sheets_are_drawn_from_the_average(tmp_path, monkeypatch, apart):
     """At the end of the run and, of short epochs, every ten seconds: 64 images from the same noise, of the averaged network."""
     monkeypatch.setattr(run, "_SHEETS_APART", apart)
+    monkeypatch.setattr(run, "_SHEET_STEPS", 3)
     t = trainer()
     randomised(t.model), randomised(t.ema, seed=1)
     run.follow(t, train(t), tmp_path, bar=False)
@@ -129,7 +130,7 @@ def test_sheets_are_drawn_from_the_average(tmp_path, monkeypatch, apart):
     )
     assert sheets == first
     expected = {
-        name: png(tile(generate(net, t.schedule, 64, steps=20, batch_size=8)))
+        name: png(tile(generate(net, t.schedule, 64, steps=3, batch_size=8)))
         for name, net in (("ema", t.ema), ("raw", t.model))
     }
     assert expected["ema"] != expected["raw"]

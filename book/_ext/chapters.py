@@ -1,28 +1,20 @@
-"""What the book's pages are called and numbered, and its chapters with their outputs: for slides, hand-outs and print.
-
-Nothing is run twice: outputs come from the cache that the build keeps, and what runs here goes into it.
-"""
+"""What the book's pages are called and numbered, and what they hold: for slides, hand-outs and print."""
 
 from __future__ import annotations
 
 import ast
-import os
 import re
 import sys
-import time
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import nbformat
 import yaml
-from ddim_book import ROOT, digest_of_package
 from equations import FENCE, displayed
-from jupyter_cache import get_cache
-from jupyter_cache.base import CacheBundleIn
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
+from outputs import ROOT
 
 BOOK = ROOT / "book"
 BUILD = ROOT / "_build"
@@ -113,34 +105,6 @@ def cells(path: Path) -> list[NotebookNode]:
     if path.suffix == ".md":
         return [nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"))]
     return nbformat.read(path, 4).cells
-
-
-def executed(path: Path, folder: Path | None = None, say=print) -> NotebookNode:
-    """A notebook with its outputs: from the cache of the build (or of `folder`), or else run once and put there."""
-    where = folder or BUILD / ".jupyter_cache" / digest_of_package()
-    where.mkdir(parents=True, exist_ok=True)
-    kept = get_cache(str(where))
-    notebook = nbformat.read(path, 4)
-    try:
-        return kept.merge_match_into_notebook(notebook)[1]
-    except KeyError:
-        say(f"{path.name}: running it, as no build has yet")
-    began = time.perf_counter()
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
-    try:
-        NotebookClient(
-            notebook,
-            timeout=900,
-            record_timing=False,  # the cache takes metadata for a part of the notebook
-            resources={"metadata": {"path": str(path.parent)}},
-            extra_arguments=["--log-level=40"],  # a new kernel warns of things that are none here
-        ).execute()
-    finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
-    seconds = {"execution_seconds": time.perf_counter() - began}
-    kept.cache_notebook_bundle(CacheBundleIn(notebook, str(path), data=seconds), check_validity=False, overwrite=True)
-    return notebook
 
 
 def glued(notebook: NotebookNode) -> dict[str, str]:

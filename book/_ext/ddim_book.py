@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -15,6 +14,7 @@ import assets
 import beside
 import flow
 import live
+import outputs
 import reach
 from PIL import Image
 from sphinx.application import Sphinx
@@ -28,20 +28,10 @@ STATIC = ROOT / "book" / "_static"
 KEPT_CACHES = 3  # versions of ddim_core whose executed chapters stay on disk
 
 
-def digest_of_package() -> str:
-    """A hash of all that a chapter's outputs depend on besides its own source: ddim_core with its data, and the pinned set."""
-    digest = hashlib.sha256()
-    package = [p for p in (ROOT / "ddim_core").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    for path in sorted([*package, ROOT / "requirements.txt"]):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
 def set_up_execution(app: Sphinx, config: Config) -> None:
-    """jupyter-cache compares notebooks only: without the hash, outputs would outlive the code that made them."""
+    """Keep the outputs of this version of the package, and of a few before it."""
     caches = Path(app.outdir).parent / ".jupyter_cache"
-    current = caches / digest_of_package()
+    current = caches / outputs.digest_of_package()
     current.mkdir(parents=True, exist_ok=True)
     os.utime(current)
     for stale in sorted(caches.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)[KEPT_CACHES:]:
@@ -158,6 +148,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     api.setup(app)
     reach.setup(app)
     flow.setup(app)
+    outputs.setup(app)
     app.connect("config-inited", on_config)
     live.setup(app)
     app.connect("html-page-context", drop_thebe, priority=900)

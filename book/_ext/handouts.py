@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 
 import beside
 from address import address
-from chapters import BUILD, Entry, executed, glued, main_of, numbers, without_glue
+from chapters import BUILD, Entry, glued, main_of, numbers, without_glue
 from equations import FENCE
 from nbformat import NotebookNode, validate, writes
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from outputs import executed
 from plainly import plain
 
 OUT = BUILD / "exercises"

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from chapters import BUILD, ROOT, contents, executed
+from chapters import BUILD, ROOT, contents
 from jupyter_book.sphinx import build_sphinx
 from nbclient.exceptions import CellExecutionError
+from outputs import executed
 
 OUT = BUILD / "page"
 

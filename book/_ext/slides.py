@@ -26,10 +26,11 @@ from pathlib import Path
 import assets
 import beside
 import yaml
-from chapters import BUILD, ROOT, Entry, executed, glued, main_of, numbers, without_glue
+from chapters import BUILD, ROOT, Entry, glued, main_of, numbers, without_glue
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from outputs import executed
 from plainly import plain
 
 HERE = Path(__file__).parent

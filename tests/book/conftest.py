@@ -11,6 +11,7 @@ from playwright.sync_api import Browser
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bookpages
+from bookpages import DESKTOP, PHONE, Watched, watched
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,30 @@ def announcing(browser: Browser) -> Iterator[Browser]:
     )
     yield running
     running.close()
+
+
+# A page is opened once for all that is asked of it, in whichever file: pytest groups the tests by the pages of these fixtures.
+@pytest.fixture(scope="session", params=bookpages.pages())
+def desktop(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
+    with watched(browser, site, viewport=DESKTOP) as tab:
+        tab.open(request.param)
+        yield tab
+
+
+@pytest.fixture(scope="session", params=bookpages.pages())
+def phone(request: pytest.FixtureRequest, browser: Browser, book: Path) -> Iterator[Watched]:
+    """From a file: a reader who was given the folder and double-clicks needs no server."""
+    with watched(browser, book.as_uri(), viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2) as tab:
+        tab.open(request.param)
+        yield tab
+
+
+@pytest.fixture
+def dark(desktop: Watched) -> Iterator[Watched]:
+    """The same page, when it has become night."""
+    page = desktop.page
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    yield desktop
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function("document.documentElement.dataset.theme === 'light'")

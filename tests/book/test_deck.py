@@ -14,6 +14,7 @@ from playwright.sync_api import Browser
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import chapters
+import outputs
 import slides
 
 SIZE = {"width": 1120, "height": 720}
@@ -26,7 +27,7 @@ def deck(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     slides.lay_out(folder)
     entry = chapters.notebooks(["noising"])[0]
     (folder / "noising.html").write_text(
-        slides.page_of(slides.deck(chapters.executed(entry.path), entry)), encoding="utf-8"
+        slides.page_of(slides.deck(outputs.executed(entry.path), entry)), encoding="utf-8"
     )
     with served(folder) as base, watched(browser, base, viewport=SIZE) as tab:
         tab.page.goto(f"{base}/noising.html")

@@ -10,14 +10,14 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import bookpages
 import pytest
 import yaml
-from bookpages import DESKTOP, PHONE, Watched, announced_sliders, watched
+from bookpages import Watched, announced_sliders, watched
 from playwright.sync_api import Browser, Locator, Page
 
 PAGES = bookpages.pages()
@@ -50,29 +50,6 @@ THEME_ALONE = {
 }
 
 SLIDER = ".bd-article .ddim-slider input[type=range]"  # over stored images; live ones have tests of their own
-
-
-# A page is opened once for all that is asked of it: pytest groups the tests by the pages of these fixtures.
-@pytest.fixture(scope="module", params=PAGES)
-def desktop(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
-    with watched(browser, site, viewport=DESKTOP) as tab:
-        tab.open(request.param)
-        yield tab
-
-
-@pytest.fixture(scope="module", params=PAGES)
-def phone(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
-    with watched(browser, site, viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2) as tab:
-        tab.open(request.param)
-        yield tab
-
-
-@pytest.fixture(scope="module", params=PAGES)
-def dark(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
-    with watched(browser, site, viewport=DESKTOP, color_scheme="dark") as tab:
-        tab.open(request.param)
-        assert tab.page.evaluate("document.documentElement.dataset.theme") == "dark"
-        yield tab
 
 
 def has_math(html: Path) -> bool:
@@ -302,8 +279,9 @@ def test_sliders_move_the_image(desktop: Watched) -> None:
     assert_quiet(desktop)
 
 
-def test_page_can_be_read_on_a_phone(phone: Watched) -> None:
+def test_page_can_be_read_from_a_file_on_a_phone(phone: Watched) -> None:
     page = phone.page
+    assert not unrendered_math(page)
     assert not too_wide(page)
     small = page.evaluate(
         f"""() => [...document.querySelectorAll('{SLIDER}')].map(e => e.getBoundingClientRect())
@@ -312,6 +290,7 @@ def test_page_can_be_read_on_a_phone(phone: Watched) -> None:
     assert not small, f"too small for a finger: {small}"
     assert move_every_slider(page, tap) >= SLIDERS.get(phone.name, 0)
     assert not too_wide(page)
+    assert_quiet(phone)
 
 
 def test_page_fits_a_laptop(desktop: Watched) -> None:
@@ -382,16 +361,6 @@ def test_the_theme_still_has_its_faults(
     monkeypatch.delitem(THEME_ALONE, place)
     with watched(browser, site) as tab:
         assert {rule for rule, *_ in barriers(tab.open(PAGES[0]))} == {place[0]}
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_page_works_from_a_file(name: str, book: Path, browser: Browser) -> None:
-    """A reader who was given the folder and double-clicks: equations and sliders all the same."""
-    with watched(browser, book.as_uri()) as tab:
-        page = tab.open(name)
-        assert not unrendered_math(page)
-        assert move_every_slider(page) >= SLIDERS.get(name, 0)
-        assert not tab.outside
 
 
 def test_icons_are_drawn_where_a_file_has_no_origin(book: Path, browser: Browser) -> None:

@@ -6,20 +6,18 @@ import io
 import re
 from collections.abc import Iterator
 
-import bookpages
 import pytest
-from bookpages import DESKTOP, Watched, watched
-from playwright.sync_api import Browser
+from bookpages import DESKTOP, Watched
 from pypdf import PdfReader
 
 A4 = {"width": 688, "height": 1000}  # CSS pixels: 210 mm without the margins of ddim.css
 
 
-@pytest.fixture(scope="module", params=bookpages.pages())
-def printed(request: pytest.FixtureRequest, browser: Browser, site: str) -> Iterator[Watched]:
-    with watched(browser, site, viewport=DESKTOP, color_scheme="dark") as tab:
-        tab.open(request.param)
-        yield tab
+@pytest.fixture
+def printed(dark: Watched) -> Iterator[Watched]:
+    yield dark
+    dark.page.emulate_media(media="screen")
+    dark.page.set_viewport_size(DESKTOP)
 
 
 def test_nothing_is_cut_off_and_all_of_it_is_dark_on_white(printed: Watched):
