@@ -7,6 +7,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # tests, and chapters, that run at once
 export WORKERS ?= 2
+# chapters are named on the command line; Windows' Linux has the computer's name in its environment
+ifeq ($(origin NAME),environment)
+NAME :=
+endif
 
 PY := $(VENV)/bin/python
 # the environment is made again when what it was made from changes, and only then
@@ -22,7 +26,7 @@ test test-colab: export DDIM_QUICK = 1
 # of this checkout is found. (Built in there as well, so that two targets can run at once.)
 WHEEL = D=$$(mktemp -d) && trap 'rm -rf "$$D"' EXIT && printf '[build]\nbuild_base = %s\n' "$$D/build" > "$$D/build.cfg" && \
 	DIST_EXTRA_CONFIG="$$D/build.cfg" $(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$D" .
-NOTEBOOKS = mkdir "$$D/notebooks" && cp book/*.ipynb "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
+NOTEBOOKS = mkdir "$$D/notebooks" && cp $(or $(NAME:%=book/%.ipynb),book/*.ipynb) "$$D/notebooks" && touch "$$D/notebooks/pytest.ini" && cd "$$D/notebooks" && \
 	$(abspath $(PY)) -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS)
 
 .PHONY: book page run slides exercises pdf results test test-book test-colab test-lowest test-newest lint links address env assets clean
@@ -80,7 +84,7 @@ test: $(READY)
 	(export PYTHONPATH="$$D/package" && $(NOTEBOOKS) --nbmake-kernel=python3 --overwrite .) && \
 	$(PY) book/_ext/outputs.py "$$D/notebooks" "$$D/package"
 
-# every notebook, and three sliders in a browser, with Colab's versions of all but torch and Python
+# every notebook, or those named, and three sliders in a browser, with Colab's versions of all but torch and Python
 test-colab: $(READY)
 	$(WHEEL) && $(PY) tests/envs/colab.py make .venv-colab "$$D"/*.whl && \
 	export PYTHONPATH= JUPYTER_PATH="$(CURDIR)/.venv-colab/share/jupyter" && $(NOTEBOOKS) --nbmake-kernel=colab .
