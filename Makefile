@@ -112,7 +112,8 @@ test-newest:
 
 # the built book in a real browser (Chromium must be installed)
 test-book: book
-	$(PY) -m pytest tests/book
+	$(PY) -m pytest tests/book -n $(WORKERS) --dist loadgroup -m "not alone"
+	$(PY) -m pytest tests/book -m alone
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,7 @@ Stores the result "measured":
     table                 the file of `ddim evaluate` as it is (JSON, see `ddim_core.kept`)
     images                for each of its rows, in that order, uint8 [rows, 64, 28, 28]
     spread                variance over the samples of a row, in [-1, 1], mean over the pixels
-    sure                  int8 [rows, n]: 1 where the classifier is more than 95 % sure, else 0
+    sure                  int8 [rows, n]: 1 where the classifier is more than 95 % sure, else 0; -1 after the last of fewer samples
     epochs, by_epochs     [k] and [k, 2, 3]: value, low and high of the Frechet distance and of the share at 20 steps, of weights
                           after so many epochs (training/by_epochs.json, rows of `ddim evaluate`) and of the shipped ones
     trials, averaged      [k] and [k, 2, 2]: by how much the loss of the last weights and of the averaged ones had risen in a
@@ -40,8 +40,8 @@ from ddim_core.results import save_result
 from ddim_core.weights import describe, manifest
 
 ROWS = (
-    "--steps 10 20 50 --eta 0 0.2 0.5 1 sigma-hat",
-    "--steps 100",
+    "--steps 10 20 50 100 --eta 0 0.2 0.5 1 sigma-hat",
+    "--steps 1000 --n-slow 100 --eta 0 0.2 0.5 1 sigma-hat",
     "--steps 10 12 14 20 --order 2",
     "--steps 12 --order 2 --amp bf16",
     "--steps 10 20 --order 1 2 --spacing quadratic logsnr",
@@ -81,7 +81,7 @@ def enough(rows: list[dict], sure: np.ndarray) -> list[int]:
     where = {
         (r["settings"]["steps"], r["settings"]["order"]): k
         for k, r in enumerate(rows)
-        if plain.items() <= r["settings"].items()
+        if {**plain, "n": N}.items() <= r["settings"].items()
     }
     usual = where[50, 1]
     high = rows[usual]["figures"]["frechet"]["high"]
@@ -126,7 +126,7 @@ def main() -> None:
             raise SystemExit(f"{FOLDER / samples_name(s)}: not the samples that the table judged; delete both")
         images.append(drawn[:SHOWN].squeeze(1).numpy())
         spread.append(to_model(drawn).var(0).mean().item())
-        sure.append(found.to(torch.int8).numpy())
+        sure.append(np.pad(found.to(torch.int8).numpy(), (0, N - len(found)), constant_values=-1))
     by_epochs = {int(k): at_20_steps([row]) for k, row in read(ROOT / "training" / "by_epochs.json").items()}
     provenance = describe("mnist")["provenance"]
     now = len(provenance["history"]) + len(provenance["origin"]["provenance"]["history"])

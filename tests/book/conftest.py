@@ -14,6 +14,16 @@ import bookpages
 from bookpages import DESKTOP, PHONE, Watched, watched
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (--dist loadgroup) one of them asks all that is asked of a page, so that it is opened once; and the
+    tests of a live part, which follow each other in one page, stay together."""
+    for item in items:
+        given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        pages = [f"{fixture} {given[fixture]}" for fixture in ("desktop", "phone") if fixture in given]
+        if pages or item.path.stem not in ("test_pages", "test_found"):
+            item.add_marker(pytest.mark.xdist_group(*pages or [item.path.stem]))
+
+
 @pytest.fixture(scope="session")
 def book() -> Path:
     return bookpages.require_built_book()
