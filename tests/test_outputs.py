@@ -44,7 +44,7 @@ began = time.monotonic()
 while not (here / "{other}").exists():
     assert time.monotonic() - began < 120, "the other does not come"
     time.sleep(0.05)
-print("{me} on", os.environ["OMP_NUM_THREADS"])"""
+print("{me} on", os.environ["OMP_NUM_THREADS"], os.environ["DDIM_BOOK"])"""
 
 
 def test_two_notebooks_run_at_once_and_a_failed_one_leaves_nothing(tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_two_notebooks_run_at_once_and_a_failed_one_leaves_nothing(tmp_path, mon
     assert [path for path, _ in outputs.missing([*pair, wrong], kept)] == [wrong]
     for path in pair:
         there = outputs.executed(path, tmp_path / "cache", pytest.fail)
-        assert there.cells[1].outputs[0].text == f"{path.stem} on 1\n"
+        assert there.cells[1].outputs[0].text == f"{path.stem} on 1 1\n"
     assert outputs.run_ahead(pair, kept, 2, said.append) == []
     assert len(said) == 3
 
@@ -101,7 +101,7 @@ def test_outputs_of_the_same_source_and_package_are_kept(ran, tmp_path):
     assert record.data["execution_seconds"] == 2.5
 
 
-@pytest.mark.parametrize("what", ["source", "not run", "says where", "runs otherwise in tests", "package"])
+@pytest.mark.parametrize("what", ["source", "not run", "says where", "asks the environment", "package"])
 def test_other_outputs_are_not_kept(what, ran, tmp_path):
     book, folder, package = ran
     one = folder / "one.ipynb"
@@ -111,9 +111,9 @@ def test_other_outputs_are_not_kept(what, ran, tmp_path):
         shutil.copy(book / "one.ipynb", one)
     elif what == "says where":
         change(one, '"2\\n"', f'"{folder}\\n"')
-    elif what == "runs otherwise in tests":
+    elif what == "asks the environment":
         for path in (one, book / "one.ipynb"):
-            change(path, "1 + 1", "1 + 1)  # DDIM_QUICK (")
+            change(path, "1 + 1", "1 + 1)  # os.environ (")
     else:
         (package / "ddim_core" / "more.py").write_text("", encoding="utf-8")
     kept = outputs.cache(tmp_path / "cache")

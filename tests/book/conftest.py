@@ -67,12 +67,15 @@ def phone(request: pytest.FixtureRequest, browser: Browser, book: Path) -> Itera
         yield tab
 
 
+STILL = "!document.getAnimations().length"  # colours glide from one theme to the other
+
+
 @pytest.fixture
 def dark(desktop: Watched) -> Iterator[Watched]:
     """The same page, when it has become night."""
     page = desktop.page
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    page.wait_for_function(f"document.documentElement.dataset.theme === 'dark' && {STILL}")
     yield desktop
     page.emulate_media(color_scheme="light")
-    page.wait_for_function("document.documentElement.dataset.theme === 'light'")
+    page.wait_for_function(f"document.documentElement.dataset.theme === 'light' && {STILL}")
