@@ -31,7 +31,7 @@ rounds of the ratio to the note's network in the same round. The share of peak i
 large matrix multiplications. MiB is the largest amount of memory that a GPU held for it at once.
 
 What a user waits for is a good digit, not a call. [](measured.ipynb) finds by how many calls of each order digits become as good as by fifty
-of first order; with those, a second table gives the pace at *equal quality*, as multiples of the note's network and fifty calls.
+of first order, by their Fréchet distance and the share that convinces; with those, a second table gives the pace at *equal quality*, as multiples of the note's network and fifty calls.
 """
 
 
