@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -82,6 +83,8 @@ class Watched:
         self.loaded: list[str] = []
         context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         self.page: Page = context.new_page()
+        # asked by a timer: a page on which nothing moves may draw no frame, and by frames Playwright asks unless told otherwise
+        self.page.wait_for_function = partial(self.page.wait_for_function, polling=50)  # type: ignore[method-assign]
         self.page.on("request", self._ask)
         self.page.on("requestfailed", lambda request: self._fail(request, str(request.failure)))
         self.page.on("response", lambda response: self._answer(response.url, response.status))

@@ -74,6 +74,6 @@ def dark(desktop: Watched) -> Iterator[Watched]:
     page.add_style_tag(content="*, ::before, ::after { transition: none !important }")
     for scheme in ("dark", "light"):
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'", polling=50)
+        page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
         if scheme == "dark":
             yield desktop

@@ -9,7 +9,7 @@ import bookpages
 import pytest
 import torch
 from bookpages import PHONE, Watched, watched
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 from test_pages import assert_quiet, barriers, too_wide
 
 from ddim_core import Schedule, sample
@@ -288,7 +288,7 @@ def test_each_control_moves_what_it_says(either: Watched) -> None:
     assert pixels(page) != before
     page.wait_for_function("/second order/.test(document.querySelector('.ddim-plane .status').innerText)")
     box.get_by_label("first").check()
-    assert box.get_by_label("Noise η").is_enabled()
+    expect(box.get_by_label("Noise η")).to_be_enabled()
     for name in ("guesses", "paths"):
         before = pixels(page)
         box.get_by_label(name).uncheck()
