@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page
 from test_pages import assert_quiet
 from test_plane_live import wait_until_drawn
 
+pytestmark = pytest.mark.alone
 # pages with live parts: all three experiments, an embed of one, the plane, the coin
 LIVE = ["book/try_it", "book/encoding", "book/plane", "book/denoising"]
 

@@ -15,6 +15,7 @@ from test_pages import assert_quiet, barriers, too_wide
 from ddim_core import Schedule, sample
 from ddim_core.oracle import DatasetDenoiser
 
+pytestmark = pytest.mark.alone
 PLANE, COIN = "book/plane", "book/denoising"
 schedule = Schedule.linear()
 
@@ -327,7 +328,6 @@ def test_play_goes_from_noise_to_the_points_and_can_be_paused(plane: Watched) ->
 LOOP = 0.12  # seconds for the loop of exponentials, where the plane was seen to play at 60 frames a second
 
 
-@pytest.mark.alone
 def test_a_frame_takes_less_than_a_sixtieth_of_a_second(plane: Watched) -> None:
     """Of the processor: the machine may do other things too. S = 50. While something is dragged, two sixtieths.
 

@@ -20,6 +20,7 @@ from ddim_core import generate, image_generators, image_noise, load_pretrained
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import live
 
+pytestmark = pytest.mark.alone
 NAME = "book/try_it"
 SAMPLE = "async options => [...await ddim.sample(options)]"
 SETTINGS = [
