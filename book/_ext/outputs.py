@@ -1,6 +1,6 @@
 """The outputs of chapters, kept where Sphinx looks for them: nothing is run twice, and what must run runs side by side.
 
-python book/_ext/outputs.py FOLDER      keeps what notebooks that were run elsewhere have put out (`make test` does so)
+python book/_ext/outputs.py NOTEBOOKS PACKAGE      keeps what notebooks that ran elsewhere, with that package, have put out (`make test`)
 """
 
 from __future__ import annotations
