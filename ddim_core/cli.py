@@ -112,12 +112,17 @@ def _parser() -> argparse.ArgumentParser:
     p.set_defaults(run=_download)
     p.add_argument("name", metavar="NAME", help=_PUBLIC)
 
-    p = commands.add_parser("export", help="turn a training checkpoint into a file of weights, or weights into ONNX")
+    p = commands.add_parser(
+        "export", help="turn a training checkpoint into a file of weights, or weights into ONNX or LiteRT"
+    )
     p.set_defaults(run=_export)
-    what = "last.safetensors of a run, or its folder; with --onnx, weights as `ddim sample` takes them"
+    what = "last.safetensors of a run, or its folder; with --onnx or --litert, weights as `ddim sample` takes them"
     p.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help=what)
-    p.add_argument("--out", type=_path, required=True, metavar="FILE.safetensors|FILE.onnx")
-    p.add_argument("--onnx", action="store_true", help="write the network as an ONNX file (needs the package onnx)")
+    p.add_argument("--out", type=_path, required=True, metavar="FILE.safetensors|FILE.onnx|FILE.tflite")
+    graph = p.add_mutually_exclusive_group()
+    graph.add_argument("--onnx", action="store_true", help="write the network as an ONNX file (needs the package onnx)")
+    litert = "write the network as a LiteRT file, .tflite (needs the package ai-edge-litert)"
+    graph.add_argument("--litert", action="store_true", help=litert)
     p.add_argument("--last-step", action="store_true", help="the weights of the last step instead of the average")
     p.add_argument("--ship", metavar="NAME", help="also add the file to the package, in a checkout")
 
@@ -247,8 +252,8 @@ def _download(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from . import weights
 
-    if args.onnx:
-        return _export_onnx(args)
+    if args.onnx or args.litert:
+        return _export_graph(args)
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out must end in .safetensors, got {args.out}")
     provenance = weights.export(args.checkpoint, args.out, average=not args.last_step)["provenance"]
@@ -257,12 +262,14 @@ def _export(args: argparse.Namespace) -> None:
         print(f"shipped as {weights.ship(args.out, args.ship)}")
 
 
-def _export_onnx(args: argparse.Namespace) -> None:
+def _export_graph(args: argparse.Namespace) -> None:
+    from .litert import export_litert
     from .onnx import export_onnx
 
     if args.last_step or args.ship:
-        raise UsageError("--last-step and --ship are for checkpoints: with --onnx leave them out")
-    done = export_onnx(args.checkpoint, args.out)
+        flag = "--onnx" if args.onnx else "--litert"
+        raise UsageError(f"--last-step and --ship are for checkpoints: with {flag} leave them out")
+    done = (export_onnx if args.onnx else export_litert)(args.checkpoint, args.out)
     differs = "not compared with PyTorch: onnxruntime is not installed"
     if done["difference"] is not None:
         differs = f"within {done['difference']:.1g} of PyTorch"

@@ -1,4 +1,4 @@
-r"""Our U-Net as an ONNX file, for programs that have no PyTorch: the book's own pages run it in the reader's browser.
+r"""Our U-Net as an ONNX file, for programs that have no PyTorch.
 
 The graph is written out operator by operator, beside the forward pass in `unet` that it repeats; so it needs neither
 tracing nor a particular PyTorch, and can be read. Weights are stored in fp16, which halves the file, and a Cast beside
@@ -55,10 +55,10 @@ def export_onnx(name: str | Path, out: str | Path) -> dict[str, Any]:
         raise UsageError(f"--out must end in .onnx, got {out}")
     _onnx()  # if it is missing, that is said before anything else is done
     model, schedule = load(str(name))
-    rounded, digest = _rounded(model, name), describe(str(name))["sha256"]
-    graph = graph_of(rounded, schedule, weights_sha256=digest)
+    model, digest = rounded(model, name), describe(str(name))["sha256"]
+    graph = graph_of(model, schedule, weights_sha256=digest)
     content = graph.SerializeToString(deterministic=True)
-    difference = _difference(rounded, schedule.T, content)
+    difference = _difference(model, schedule.T, content)
     if difference is not None and not difference < TOLERANCE:
         raise CheckpointError(
             f"{name}: the graph differs from the network in PyTorch by {difference:.2g} of its largest value, more than "
@@ -116,7 +116,7 @@ def _onnx():
     return onnx
 
 
-def _rounded(model: nn.Module, name: str | Path) -> nn.Module:
+def rounded(model: nn.Module, name: str | Path) -> nn.Module:
     """A copy of the network whose weights are rounded to fp16; those of ours are already."""
     model = deepcopy(model)
     for key, parameter in model.named_parameters():

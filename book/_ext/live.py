@@ -1,9 +1,12 @@
 """The network for the reader's browser: what pages with live experiments load, packed when the book is built.
 
 A page that was opened from a file may load scripts, and nothing else: no data, no modules, no workers. So each part
-(ONNX Runtime with the sampler and the worker; its WebAssembly; the network) is gzipped, written as text into scripts of a
+(LiteRT with the sampler and the worker; its WebAssembly; the network) is gzipped, written as text into scripts of a
 megabyte, and unpacked in the browser (book/_static/live/live.js). What a page loads before the reader's first click is
 some 15 kB.
+
+LiteRT comes in two builds. The quick one needs relaxed SIMD, which multiplies and adds in one instruction; browsers without
+it take the other.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +35,42 @@ log = logging.getLogger(__name__)
 ROOT = assets.ROOT
 SOURCES = ROOT / "book" / "_static" / "live"
 WEIGHTS = "mnist"
-RUNTIME = ROOT / "node_modules" / "onnxruntime-web"
-VERSION = "1.30.0"  # what `as_script` rewrites; package.json pins it
-META = 11  # places where that version asks for its own address
+RUNTIME = ROOT / "node_modules" / "@litertjs" / "core"
+LOADER = RUNTIME.parent / "wasm-utils" / "dist" / "index.js"
+BUILDS = {"relaxed": "litert_wasm_internal", "compat": "litert_wasm_compat_internal"}
+# what is other in the runtime's module where nothing can be fetched, and no GPU is asked for (it would take the place of numbers
+# that are Python's)
+REWRITTEN = {
+    'import { createWasmLib } from "@litertjs/wasm-utils";': "",
+    "return createWasmLib(LiteRt, jsFilePath);": "return createWasmLib(LiteRt, null);",
+    "await Environment.create()": "await Environment.create({ webGpuDevice: null })",
+}
 PIECE = 2**20  # characters of base64 in one script, a multiple of 4
+ADDRESS = "https://github.com/google-ai-edge/LiteRT"
 MARK = 'class="ddim-live"'
 SCRIPTS = [
     f"live/{name}.js" for name in ("core", "parts/parts", "live", "page", "sampling", "between", "drawing", "pad")
 ]
-WITHOUT = "self.ddimParts = null; // built without onnxruntime-web or the package onnx\n"
+WITHOUT = "self.ddimParts = null; // built without LiteRT.js or the package ai-edge-litert\n"
 
 
-def as_script(module: str) -> str:
-    """ONNX Runtime's module as a plain script that puts its exports into `self.ort`.
+def as_script(module: str, loader: str) -> str:
+    """LiteRT's module, and the one that it imports, as a plain script that puts its exports into `self.litert`.
 
-    Raises ValueError: it is not the module that this was written for.
+    Raises ValueError: they are not the modules that this was written for.
     """
-    exports = re.findall(r"export\{([^{}]*)\};", module)
-    if len(exports) != 1 or module.count("import.meta.url") != META or f'="{VERSION}"' not in module:
-        raise ValueError(f"onnxruntime-web is not version {VERSION}: look at what book/_ext/live.py rewrites in it")
-    names = [pair.split(" as ") for pair in exports[0].split(",")]
-    given = ",".join(f"{theirs}:{ours}" for ours, theirs in names if theirs != "default")
-    # its address only serves to find files, which it is given, and helpers for more threads, which it does not start
-    module = module.replace("import.meta.url", '"https://nowhere.invalid/ort.mjs"')
-    module = module.replace(f"export{{{exports[0]}}};", f"self.ort={{{given}}};")
-    return re.sub(r"^//# sourceMappingURL=.*$", "", module, flags=re.M)
+    for theirs, ours in REWRITTEN.items():
+        if module.count(theirs) != 1:
+            raise ValueError(
+                f"@litertjs/core is another version: look for {theirs!r}, which book/_ext/live.py rewrites in it"
+            )
+        module = module.replace(theirs, ours)
+    both = re.sub(r"^//# sourceMappingURL=.*$", "", f"{loader}\n{module}", flags=re.M)
+    exports = re.findall(r"^export \{([^{}]*)\};$", both, flags=re.M)
+    if len(exports) != 2 or re.search(r"^import\b", both, flags=re.M) or " as " in "".join(exports):
+        raise ValueError("@litertjs/core is another version: book/_ext/live.py does not know its imports and exports")
+    both = re.sub(r"^export \{([^{}]*)\};$", "", both, flags=re.M)
+    return f"(() => {{\n{both}\nself.litert = {{{exports[1]}}};\n}})();\n"
 
 
 def digest() -> str:
@@ -71,35 +86,45 @@ def digest() -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
 
+def license_text() -> str:
+    """Of LiteRT, whose package for browsers comes without it: that of its package for Python. Raises RuntimeError."""
+    try:
+        paths = [path for path in files("ai-edge-litert") or () if path.name == "LICENSE"]
+        return paths[0].read_text(encoding="utf-8")
+    except (PackageNotFoundError, IndexError, OSError) as error:
+        raise RuntimeError("the package ai-edge-litert is missing, or its license") from error
+
+
 def pack(folder: Path) -> None:
     """Write the parts and the list of them, `parts.js`, into an empty folder.
 
     Raises RuntimeError: the network cannot be exported. ValueError: as `as_script`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    network, dist = folder / f"{WEIGHTS}.onnx", RUNTIME / "dist"
-    command = [sys.executable, "-m", "ddim_core", "export", WEIGHTS, "--onnx", "--out", str(network)]
+    network = folder / f"{WEIGHTS}.tflite"
+    command = [sys.executable, "-m", "ddim_core", "export", WEIGHTS, "--litert", "--out", str(network)]
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}, encoding="utf-8"
     )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["the network could not be exported"])[-1])
-    scripts = [as_script((dist / "ort.wasm.bundle.min.mjs").read_text(encoding="utf-8"))]
-    scripts += [(SOURCES / name).read_text(encoding="utf-8") for name in ("core.js", "worker.js")]
-    parts = {
-        "runtime": "\n".join(scripts).encode(),
-        "wasm": (dist / "ort-wasm-simd-threaded.wasm").read_bytes(),
-        "model": network.read_bytes(),
-    }
+    ours = [(SOURCES / name).read_text(encoding="utf-8") for name in ("core.js", "worker.js")]
+    module = as_script(*(path.read_text(encoding="utf-8") for path in (RUNTIME / "dist" / "index.js", LOADER)))
+    parts = {("model", None): network.read_bytes()}
     network.unlink()
-    files = []
-    for part, content in parts.items():
+    for build, name in BUILDS.items():
+        factory = (RUNTIME / "wasm" / f"{name}.js").read_text(encoding="utf-8")
+        parts["runtime", build] = "\n".join([factory, module, *ours]).encode()
+        parts["wasm", build] = (RUNTIME / "wasm" / f"{name}.wasm").read_bytes()
+    listed_files = []
+    for (part, build), content in parts.items():
         text = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
         for k in range(0, len(text), PIECE):
-            name, script = f"{part}-{k // PIECE}.js", f'self.ddimPart("{text[k : k + PIECE]}");\n'
+            name = "-".join(filter(None, (part, build, f"{k // PIECE}.js")))
+            script = f'self.ddimPart("{text[k : k + PIECE]}");\n'
             (folder / name).write_text(script, encoding="ascii")
-            files.append({"part": part, "name": name, "bytes": len(script)})
+            listed_files.append({"part": part, "build": build, "name": name, "bytes": len(script)})
     described = json.loads(
         subprocess.run(
             [*command[:3], "info", WEIGHTS],
@@ -115,10 +140,9 @@ def pack(folder: Path) -> None:
         "version": digest(),
         "weights": described["sha256"],
         "schedule": {**described["schedule"], "shape": [unet["in_channels"], unet["resolution"], unet["resolution"]]},
-        "bytes": sum(file["bytes"] for file in files),
-        "files": files,
+        "files": listed_files,
     }
-    (folder / "LICENSE-onnxruntime.txt").write_text(LICENSE, encoding="utf-8")
+    (folder / "LICENSE-LiteRT.txt").write_text(f"LiteRT, {ADDRESS}\n\n{license_text()}", encoding="utf-8")
     (folder / "parts.js").write_text(f"self.ddimParts = {json.dumps(listed)};\n", encoding="utf-8")
 
 
@@ -129,7 +153,7 @@ def packed(cache: Path, say: Callable[[str], None]) -> Path | None:
         return folder
     shutil.rmtree(cache, ignore_errors=True)  # others are of other versions, or were not finished
     if not (RUNTIME / "dist").is_dir():
-        say("No onnxruntime-web: the live experiments stay empty.")
+        say("No LiteRT.js: the live experiments stay empty.")
         return None
     try:
         pack(folder)
@@ -163,30 +187,3 @@ def setup(app: Sphinx) -> None:
     """Called by the book's extension, ddim_book."""
     app.connect("config-inited", on_config)
     app.connect("html-page-context", add_scripts)
-
-
-LICENSE = """\
-ONNX Runtime Web, https://github.com/microsoft/onnxruntime
-
-MIT License
-
-Copyright (c) Microsoft Corporation
-
-Permission is hereby granted, free of charge, to any person obtaining a copy
-of this software and associated documentation files (the "Software"), to deal
-in the Software without restriction, including without limitation the rights
-to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
-copies of the Software, and to permit persons to whom the Software is
-furnished to do so, subject to the following conditions:
-
-The above copyright notice and this permission notice shall be included in all
-copies or substantial portions of the Software.
-
-THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
-IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
-FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
-AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
-LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
-OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
-SOFTWARE.
-"""

@@ -92,8 +92,9 @@ def test_nothing_heavy_is_loaded_before_the_first_click(tab: Watched, book: Path
     ours = [p for p in (parts.parent).iterdir() if p.is_file()] + [parts / "parts.js"]
     assert sum(p.stat().st_size for p in ours) < 100_000 < MAX_TRANSFER
     listed = json.loads((parts / "parts.js").read_text(encoding="utf-8").partition("=")[2].rstrip(";\n"))
-    size = sum((parts / file["name"]).stat().st_size for file in listed["files"])
-    assert listed["bytes"] == size
+    assert {file["build"] for file in listed["files"]} == {None, *live.BUILDS}
+    assert all((parts / file["name"]).stat().st_size == file["bytes"] for file in listed["files"])
+    size = sum(file["bytes"] for file in listed["files"] if file["build"] in (None, "relaxed"))
     go = part(page, "sample").get_by_role("button", name="Load the network")
     assert go.inner_text() == f"Load the network ({size / 1e6:.1f} MB) · Sample"
 
@@ -321,12 +322,23 @@ def test_from_a_file_in_a_folder_that_was_moved(book: Path, browser: Browser, ne
         assert not one.errors
 
 
+def test_without_relaxed_simd_the_other_build_is_loaded(browser: Browser, site: str, network) -> None:
+    with watched(browser, site) as one:
+        one.page.add_init_script("WebAssembly.validate = bytes => bytes.length < 30")  # SIMD, but nothing beyond
+        page = one.open(NAME)
+        close_to_python(page, network, 8, steps=10, eta=1)
+        asked = {re.search(r"/parts/([^/?]+)", url)[1] for url in one.loaded if "/live/parts/" in url}
+        assert {"wasm-compat-0.js", "runtime-compat-0.js", "model-0.js"} < asked
+        assert not [name for name in asked if "relaxed" in name]
+        assert_quiet(one)
+
+
 def test_where_it_cannot_run_it_says_so(browser: Browser, site: str) -> None:
     with watched(browser, site) as one:
-        one.page.add_init_script("delete window.DecompressionStream")
+        one.page.add_init_script("delete window.DecompressionStream; WebAssembly.validate = () => false")
         page = one.open(NAME)
         says = part(page, "sample").get_by_role("alert").inner_text()
-        assert says.startswith("This browser lacks DecompressionStream")
+        assert says.startswith("This browser lacks DecompressionStream and SIMD: ")
         assert part(page, "sample").locator(".ddim-go").is_disabled()
         assert "lacks DecompressionStream" in page.evaluate("ddim.sample({}).catch(error => error.message)")
         assert_quiet(one)
@@ -344,16 +356,18 @@ def test_a_part_that_is_missing_is_named(browser: Browser, site: str) -> None:
 
 
 def test_another_version_of_the_runtime_is_refused() -> None:
-    module = (live.RUNTIME / "dist" / "ort.wasm.bundle.min.mjs").read_text(encoding="utf-8")
-    assert "self.ort={InferenceSession:" in live.as_script(module)
-    assert "import.meta" not in live.as_script(module)
+    module, loader = (path.read_text(encoding="utf-8") for path in (live.RUNTIME / "dist" / "index.js", live.LOADER))
+    script = live.as_script(module, loader)
+    assert "\nself.litert = {" in script
+    assert not re.search(r"^(import|export)\b", script, flags=re.M)
     for other in (
-        module.replace("1.30.0", "1.31.0"),
-        module.replace("import.meta.url", "x", 1),
-        module.replace("export{", "x{"),
+        module.replace("Environment.create()", "Environment.create(gpu)"),
+        module.replace("export {", "import x from 'y';\nexport {"),
+        module.replace("  CompiledModel,\n", "  CompiledModel as Model,\n"),
     ):
-        with pytest.raises(ValueError, match="not version 1"):
-            live.as_script(other)
+        assert other != module
+        with pytest.raises(ValueError, match="@litertjs/core is another version"):
+            live.as_script(other, loader)
 
 
 # --- the build -------------------------------------------------------------------------------------------------------
@@ -377,5 +391,5 @@ def test_what_is_lacking_is_said_in_one_line_and_leaves_nothing(tmp_path: Path, 
     monkeypatch.setattr(live, "RUNTIME", tmp_path / "nowhere")
     assert live.packed(tmp_path / "cache", said.append) is None
     assert said[0].startswith("The live experiments stay empty: ddim: unknown weights 'kanjii'")
-    assert said[1] == "No onnxruntime-web: the live experiments stay empty."
+    assert said[1] == "No LiteRT.js: the live experiments stay empty."
     assert not list(tmp_path.glob("cache/*/parts.js"))

@@ -1,8 +1,7 @@
-// Runs in a worker, behind ONNX Runtime (`self.ort`) and core.js (`self.ddimCore`): holds the network and answers requests.
+// Runs in a worker, behind LiteRT (`self.litert`) and core.js (`self.ddimCore`): holds the network and answers requests.
 // In: {id, kind, ...} to start a walk, {id, kind: "stop"} to end it. Out: {id, kind: "step" | "done" | "stopped" | "failed"}.
 (() => {
   const core = self.ddimCore;
-  const AT_ONCE = 16; // images in one call: more take no less time each, and the first would come later
   let network = null;
   let schedule = null;
   let turn = Promise.resolve(); // the runtime answers one call at a time; walks take turns, call by call
@@ -20,15 +19,14 @@
     const [C, H, W] = schedule.shape;
     const size = C * H * W;
     const eps = new Float32Array(x.length);
-    for (let at = 0; at < x.length; at += AT_ONCE * size) {
-      const part = x.slice(at, at + AT_ONCE * size);
-      const n = part.length / size;
-      const feeds = {
-        x: new self.ort.Tensor("float32", part, [n, C, H, W]),
-        t: new self.ort.Tensor("int64", new BigInt64Array(n).fill(BigInt(t)), [n]),
-      };
-      eps.set((await network.run(feeds)).eps.data, at);
+    const time = new self.litert.Tensor(new Int32Array([t]), [1]);
+    for (let at = 0; at < x.length; at += size) {
+      const image = new self.litert.Tensor(x.slice(at, at + size), [1, C, H, W]);
+      const [answer] = await network.run([image, time]);
+      eps.set(answer.toTypedArray(), at);
+      [image, answer].forEach((tensor) => tensor.delete());
     }
+    time.delete();
     await breathe();
     return eps;
   }
@@ -83,9 +81,9 @@
 
   self.ddimStart = async ({ wasm, model, schedule: asked }) => {
     schedule = Object.assign(new core.Schedule(asked), { shape: asked.shape });
-    Object.assign(self.ort.env.wasm, { wasmBinary: wasm, numThreads: 1, proxy: false });
-    self.ort.env.logLevel = "error";
-    network = await self.ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+    self.Module = { wasmBinary: wasm, print() {}, printErr() {} }; // what it prints is what it is made of
+    await self.litert.loadLiteRt("litert.js");
+    network = await self.litert.loadAndCompile(model, { accelerator: "wasm" });
     const running = new Set();
     self.onmessage = ({ data }) => {
       if (data.kind !== "stop") {
