@@ -55,13 +55,14 @@ def test_every_row_that_the_script_asks_for_is_there(table):
     assert len(there) == len({str(cell) for cell in there})
 
 
-def test_samples_and_shares_belong_together(stored, table):
-    assert len(table["rows"]) == len(stored["sure"]) == len(stored["images"]) == len(stored["spread"])
-    for row, sure in zip(table["rows"], stored["sure"], strict=True):
+@pytest.mark.parametrize(("name", "figure"), [("sure", "share_sure"), ("inside", "precision")])
+def test_samples_and_shares_belong_together(stored, table, name, figure):
+    assert len(table["rows"]) == len(stored[name]) == len(stored["images"]) == len(stored["spread"])
+    for row, found in zip(table["rows"], stored[name], strict=True):
         n = row["settings"]["n"]
-        assert sure[:n].mean() == pytest.approx(row["figures"]["share_sure"]["value"])
-        assert set(sure[:n].tolist()) <= {0, 1}
-        assert set(sure[n:].tolist()) <= {-1}
+        assert found[:n].mean() == pytest.approx(row["figures"][figure]["value"])
+        assert set(found[:n].tolist()) <= {0, 1}
+        assert set(found[n:].tolist()) <= {-1}
 
 
 def test_earlier_weights_are_others_and_the_last_ones_are_those_of_the_table(stored, table):

@@ -13,13 +13,14 @@ Stores the result "measured":
     images                for each of its rows, in that order, uint8 [rows, 64, 28, 28]
     spread                variance over the samples of a row, in [-1, 1], mean over the pixels
     sure                  int8 [rows, n]: 1 where the classifier is more than 95 % sure, else 0; -1 after the last of fewer samples
+    inside                the same for precision: 1 where a sample is no farther from some test image than its third neighbour is
     epochs, by_epochs     [k] and [k, 2, 3]: value, low and high of the Frechet distance and of the share at 20 steps, of weights
                           after so many epochs (training/by_epochs.json, rows of `ddim evaluate`) and of the shipped ones
     trials, averaged      [k] and [k, 2, 2]: by how much the loss of the last weights and of the averaged ones had risen in a
                           trial, and the standard error (training/trials.json)
-    enough                [2]: the fewest calls, of first and of second order on the uniform grid without noise, that are as good as
+    enough, strict        [2]: the fewest calls, of first and of second order on the uniform grid without noise, that are as good as
                           fifty of first order: Frechet distance within their interval, and the share, in pairs of samples from
-                          the same start, not lower by more than two standard errors
+                          the same start, not lower by more than two standard errors; "strict": nor precision
     pace_of, pace         images per second and core of one call on a CPU, as multiples of the note's network in fp32
                           (benchmarks/results)
 """
@@ -32,16 +33,16 @@ import numpy as np
 import torch
 
 from ddim_core.cli import main as ddim
-from ddim_core.data import to_model
+from ddim_core.data import load_dataset, to_model
 from ddim_core.kept import read_samples, samples_name
-from ddim_core.measures import SURE
-from ddim_core.metrics import confidence, load_classifier
+from ddim_core.measures import SURE, Reference
 from ddim_core.results import save_result
 from ddim_core.weights import describe, manifest
 
 ROWS = (
     "--steps 10 20 50 100 --eta 0 0.2 0.5 1 sigma-hat",
-    "--steps 1000 --n-slow 100 --eta 0 1 sigma-hat",
+    "--steps 25 40",
+    "--steps 1000 --n-slow 100 --eta 0 0.2 0.5 1 sigma-hat",
     "--steps 10 12 14 20 --order 2",
     "--steps 12 --order 2 --amp bf16",
     "--steps 10 20 --order 1 2 --spacing quadratic logsnr",
@@ -75,8 +76,8 @@ def at_20_steps(rows: list[dict]) -> list[list[float]]:
     return [[figures[name][k] for k in ("value", "low", "high")] for name in ("frechet", "share_sure")]
 
 
-def enough(rows: list[dict], sure: np.ndarray) -> list[int]:
-    """The fewest calls, of each order, as good as fifty steps of DDIM."""
+def enough(rows: list[dict], *judged: np.ndarray) -> list[int]:
+    """The fewest calls, of each order, as good as fifty steps of DDIM, where each of `judged` says which samples are good."""
     plain = {"eta": 0.0, "spacing": "uniform", "clip": False, "amp": "fp32"}
     where = {
         (r["settings"]["steps"], r["settings"]["order"]): k
@@ -87,8 +88,9 @@ def enough(rows: list[dict], sure: np.ndarray) -> list[int]:
     high = rows[usual]["figures"]["frechet"]["high"]
 
     def good(k: int) -> bool:
-        d = sure[k].astype(float) - sure[usual]
-        return rows[k]["figures"]["frechet"]["value"] <= high and d.mean() >= -2 * d.std() / len(d) ** 0.5
+        apart = [one[k].astype(float) - one[usual] for one in judged]
+        close = all(d.mean() >= -2 * d.std() / len(d) ** 0.5 for d in apart)
+        return close and rows[k]["figures"]["frechet"]["value"] <= high
 
     return [min(S for (S, o), k in where.items() if o == order and good(k)) for order in (1, 2)]
 
@@ -116,17 +118,20 @@ def main() -> None:
 
     table = read(path)
     assert table["of"]["weights_sha256"] == manifest()["mnist"]["sha256"]
-    classifier, images, sure, spread = load_classifier(), [], [], []
+    reference = Reference(*(load_dataset("mnist", args.data, split=s) for s in ("train", "test")), torch.device("cpu"))
+    images, sure, inside, spread = [], [], [], []
     for row in table["rows"]:
         s = row["settings"]
         row["made"].pop("command")  # names folders; this script's says the same
         drawn, _ = read_samples(FOLDER / samples_name(s), s)
-        found = confidence(classifier, drawn).probability > SURE
-        if found.sum().item() != round(row["figures"]["share_sure"]["value"] * s["n"]):
-            raise SystemExit(f"{FOLDER / samples_name(s)}: not the samples that the table judged; delete both")
+        features, judged = reference.look(drawn)
+        near = torch.cdist(features, reference.features) <= reference.radii
+        for name, values, hits in (("share_sure", sure, judged.probability > SURE), ("precision", inside, near.any(1))):
+            if hits.sum().item() != round(row["figures"][name]["value"] * s["n"]):
+                raise SystemExit(f"{FOLDER / samples_name(s)}: not the samples that the table judged; delete both")
+            values.append(np.pad(hits.to(torch.int8).numpy(), (0, N - len(hits)), constant_values=-1))
         images.append(drawn[:SHOWN].squeeze(1).numpy())
         spread.append(to_model(drawn).var(0).mean().item())
-        sure.append(np.pad(found.to(torch.int8).numpy(), (0, N - len(found)), constant_values=-1))
     by_epochs = {int(k): at_20_steps([row]) for k, row in read(ROOT / "training" / "by_epochs.json").items()}
     provenance = describe("mnist")["provenance"]
     now = len(provenance["history"]) + len(provenance["origin"]["provenance"]["history"])
@@ -139,11 +144,13 @@ def main() -> None:
             "images": np.stack(images),
             "spread": np.array(spread),
             "sure": np.stack(sure),
+            "inside": np.stack(inside),
             "epochs": np.array(list(by_epochs)),
             "by_epochs": np.array(list(by_epochs.values())),
             "trials": np.array(list(trials)),
             "averaged": np.array(list(trials.values())),
             "enough": np.array(enough(table["rows"], np.stack(sure))),
+            "strict": np.array(enough(table["rows"], np.stack(sure), np.stack(inside))),
             "pace_of": np.array(list(ratios)),
             "pace": np.array(list(ratios.values())),
         },
