@@ -81,13 +81,15 @@ class UNetConfig:
         return asdict(self)
 
 
+def frequencies(channels: int, device: torch.device | None = None) -> Tensor:
+    """Those of the embedding of t, `[channels / 2]`: geometric, from 1 down to 1e-4."""
+    half = channels // 2
+    return torch.exp(torch.arange(half, dtype=torch.float32, device=device) * (-math.log(1e4) / max(half - 1, 1)))
+
+
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
     """Sines, then cosines, of t at `channels / 2` frequencies from 1 down to 1e-4 (geometric), `[B] -> [B, channels]`."""
-    half = channels // 2
-    frequency = torch.exp(
-        torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(1e4) / max(half - 1, 1))
-    )
-    angle = t.float()[:, None] * frequency
+    angle = t.float()[:, None] * frequencies(channels, t.device)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 

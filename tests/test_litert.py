@@ -12,8 +12,7 @@ from helpers import randn, randomised
 from test_onnx import NETWORKS, SCHEDULE, exact_in_fp16
 
 from ddim_core import Adapter, UNet, cli, generate, load_pretrained
-from ddim_core import litert as ours
-from ddim_core.errors import CheckpointError, DiskError, UsageError
+from ddim_core.errors import DiskError, UsageError
 from ddim_core.litert import export_litert, model_of
 from ddim_core.weights import describe
 
@@ -87,26 +86,6 @@ def test_it_samples_as_the_network_does(mnist):
         options = {"n": 2, "steps": 10, "seed": 3, "eta": eta, "noise": "js", "shape": (1, 28, 28)}
         apart = generate(lambda x, t: ask(run, x, t), schedule, **options) - generate(model, schedule, **options)
         assert apart.abs().max() < 1e-3
-
-
-def test_weights_beyond_half_precision_are_refused(monkeypatch, tmp_path):
-    net = randomised(UNet(NETWORKS["the book's"]))
-    net.conv_in.weight.data[0, 0, 0, 0] = 1e5
-    monkeypatch.setattr(ours, "load", lambda name: (net, SCHEDULE))
-    with pytest.raises(CheckpointError, match=r"'conv_in.weight' goes beyond 65504"):
-        export_litert("w.safetensors", tmp_path / "w.tflite")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_graph_that_differs_is_not_written(monkeypatch, tmp_path):
-    """A network that does something else than the graph says: its guess is twice as large."""
-    net = exact_in_fp16(randomised(UNet(NETWORKS["the book's"])))
-    net.register_forward_hook(lambda module, inputs, output: 2 * output)
-    monkeypatch.setattr(ours, "load", lambda name: (net, SCHEDULE))
-    monkeypatch.setattr(ours, "describe", lambda name: {"sha256": "0"})
-    with pytest.raises(CheckpointError, match=r"differs from the network in PyTorch by 0\.5"):
-        export_litert("w.safetensors", tmp_path / "w.tflite")
-    assert not list(tmp_path.iterdir())
 
 
 def test_other_networks_and_names_are_refused(tmp_path):

@@ -45,7 +45,7 @@
   }
 
   // a sheet to draw on: by mouse, pen and finger, and with the arrow keys
-  function drawing(onchange) {
+  function drawing(say) {
     const pad = sheet();
     const how = h("p", { class: "ddim-hint", id: id() }, "Draw with mouse, pen or finger. With the keyboard: arrow keys move, the space bar lowers and lifts the pen.");
     Object.assign(pad, { className: "ddim-pad", tabIndex: 0 });
@@ -57,7 +57,12 @@
     const context = pad.getContext("2d");
     Object.assign(context, { strokeStyle: "#fff", lineWidth: 25, lineCap: "round", lineJoin: "round" });
     let [from, down, at] = [null, false, [FINE / 2, FINE / 2]];
-    const inked = () => context.getImageData(0, 0, FINE, FINE).data.some((value, i) => i % 4 === 0 && value > 40);
+    let some = null; // whether there is ink, once somebody asked
+    const inked = () => (some ??= context.getImageData(0, 0, FINE, FINE).data.some((value, i) => i % 4 === 0 && value > 40));
+    const onchange = (whole) => {
+      some = null;
+      say(whole);
+    };
 
     function line(to) {
       context.beginPath();

@@ -57,13 +57,15 @@
     const only = { noise: [t.box, steps.box], encode: [steps.box], fill: [field("erase", half), visits.box, steps.box] };
     const settings = h("div", { class: "ddim-controls" });
 
-    const digit = () => shrunk(draw.pad, centre.checked);
+    let kept = null; // what the network gets of the drawing, until that changes
+    const digit = () => (kept ??= shrunk(draw.pad, centre.checked));
 
     const show = () => paint(yours, digit(), draw.inked() ? "" : "nothing drawn yet");
     const pace = paced(show);
 
     // at every movement of the pen, and when it is lifted
     function changed(whole_) {
+      kept = null;
       if (!whole_) return pace.show(true);
       pace.drop();
       show();

@@ -6,6 +6,7 @@
   let schedule = null;
   let turn = Promise.resolve(); // the runtime answers one call at a time; walks take turns, call by call
   const stopped = new Set();
+  class Stopped extends Error {}
   const { port1, port2 } = new MessageChannel();
 
   // give messages (stop, above all) their chance; a timer would wait 4 ms
@@ -15,29 +16,32 @@
       port2.postMessage(0);
     });
 
-  async function call(x, t) {
+  async function call(x, t, id) {
     const [C, H, W] = schedule.shape;
     const size = C * H * W;
     const eps = new Float32Array(x.length);
     const time = new self.litert.Tensor(new Int32Array([t]), [1]);
-    for (let at = 0; at < x.length; at += size) {
-      const image = new self.litert.Tensor(x.slice(at, at + size), [1, C, H, W]);
-      const [answer] = await network.run([image, time]);
-      eps.set(answer.toTypedArray(), at);
-      [image, answer].forEach((tensor) => tensor.delete());
+    try {
+      for (let at = 0; at < x.length; at += size) {
+        const image = new self.litert.Tensor(x.slice(at, at + size), [1, C, H, W]);
+        const [answer] = await network.run([image, time]);
+        eps.set(answer.toTypedArray(), at);
+        [image, answer].forEach((tensor) => tensor.delete());
+        await breathe();
+        if (stopped.has(id)) throw new Stopped();
+      }
+    } finally {
+      time.delete();
     }
-    time.delete();
-    await breathe();
     return eps;
   }
 
-  const predict = (x, t) => {
-    const answer = turn.then(() => call(x, t));
-    turn = answer.catch(() => {});
-    return answer;
-  };
-
   function walk(asked) {
+    const predict = (x, t) => {
+      const answer = turn.then(() => call(x, t, asked.id));
+      turn = answer.catch(() => {});
+      return answer;
+    };
     const size = schedule.shape.reduce((a, b) => a * b);
     const { seed = 0, n = 1, first = 0, eta = 0, clip = false } = asked;
     const draw = core.imageNoise(seed, n, size, first);
@@ -67,13 +71,14 @@
     try {
       let end = null;
       for await (const state of walk(asked)) {
-        if (stopped.delete(id)) return self.postMessage({ id, kind: "stopped" });
+        if (stopped.has(id)) throw new Stopped();
         end = state.xs;
         self.postMessage({ id, kind: "step", ...state });
       }
       self.postMessage({ id, kind: "done", x0: end });
     } catch (error) {
-      self.postMessage({ id, kind: "failed", message: error.message });
+      if (error instanceof WebAssembly.RuntimeError) throw error; // of the runtime, which may not go on after it
+      self.postMessage(error instanceof Stopped ? { id, kind: "stopped" } : { id, kind: "failed", message: error.message });
     } finally {
       stopped.delete(id);
     }
@@ -88,7 +93,7 @@
     self.onmessage = ({ data }) => {
       if (data.kind !== "stop") {
         running.add(data.id);
-        answer(data).then(() => running.delete(data.id));
+        answer(data).then(() => running.delete(data.id), (error) => self.postMessage({ kind: "broken", message: error.message }));
       } else if (running.has(data.id)) stopped.add(data.id);
     };
   };
