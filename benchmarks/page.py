@@ -30,8 +30,8 @@ forward, backward, Adam, and in our case the averaging of weights. The note and 
 rounds of the ratio to the note's network in the same round. The share of peak is relative to what the same machine reaches in
 large matrix multiplications. MiB is the largest amount of memory that a GPU held for it at once.
 
-What a user waits for is a good digit, not a call. [](measured.ipynb) finds how many calls of each order draw digits at most two points
-worse than fifty of first order do, by the share that convinces and by Fréchet distance; with those, a second table gives the pace at *equal quality*, as multiples of the note's network and fifty calls.
+What a user waits for is a good digit, not a call. [](measured.ipynb) finds, for our weights and of the numbers tried there, the fewest calls of
+each order at most two worse than fifty of first order, in points of the share that convinces and in Fréchet distance; a second table gives the pace at that *nearly equal quality*, as multiples of the note's network and fifty calls.
 """
 
 

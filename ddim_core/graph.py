@@ -56,7 +56,7 @@ def export_graph(
         got = answer(content, x, t)
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())
-        raise CheckpointError(f"{name}: the runtime cannot run the graph: {said}; nothing was written") from error
+        raise CheckpointError(f"{name}: the graph cannot be run, so nothing was written: {said}") from error
     difference = None
     if got is not None:
         with torch.no_grad():

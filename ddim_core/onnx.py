@@ -103,8 +103,11 @@ def _answer(content: bytes, x: Tensor, t: Tensor) -> np.ndarray | None:
     except ImportError:
         return None
     onnxruntime.set_default_logger_severity(3)  # it remarks on machines without the hardware that it looks for
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": x.numpy(), "t": t.numpy()})[0]
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return session.run(None, {"x": x.numpy(), "t": t.numpy()})[0]
+    except Exception as error:  # its own kinds have nothing in common that is public
+        raise RuntimeError(f"onnxruntime says {error}") from error
 
 
 # --- the forward pass of `unet`, line by line ------------------------------------------------------------------------

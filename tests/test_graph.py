@@ -1,6 +1,7 @@
 """What both graph formats have in common: what is refused, and that nothing is written then."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,8 +53,25 @@ def test_a_graph_that_the_runtime_cannot_run_is_not_written(net, error, tmp_path
     def answer(content, x, t):
         raise error("no such operator:\n  'ROLL'")
 
-    with pytest.raises(CheckpointError, match=r"cannot run the graph: no such operator: 'ROLL'; nothing was written"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"^w.safetensors: the graph cannot be run, so nothing was written: no such operator: 'ROLL'$",
+    ):
         graph.export_graph("w.safetensors", tmp_path / "w.any", lambda *_: b"graph", answer)
+    assert not list(tmp_path.iterdir())
+
+
+@EXPORTS
+def test_what_the_runtimes_themselves_refuse_is_not_written(net, export, name, monkeypatch, tmp_path):
+    """A graph that is none."""
+    monkeypatch.setattr(
+        "ddim_core.onnx.graph_of", lambda *_, **__: SimpleNamespace(SerializeToString=lambda **_: b"none")
+    )
+    monkeypatch.setattr("ddim_core.litert.model_of", lambda *_, **__: b"none")
+    with pytest.raises(
+        CheckpointError, match=r"^w.safetensors: the graph cannot be run, so nothing was written: [^\n]+$"
+    ):
+        export("w.safetensors", tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

@@ -45,7 +45,7 @@ ROWS = (
     "--steps 10 20 50 100 --eta 0 0.2 0.5 1 sigma-hat",
     "--steps 25 40",
     "--steps 1000 --n-slow 100 --eta 0 0.2 0.5 1 sigma-hat",
-    "--steps 10 12 14 20 --order 2",
+    "--steps 10 12 14 20 25 --order 2",
     "--steps 12 --order 2 --amp bf16",
     "--steps 10 20 --order 1 2 --spacing quadratic logsnr",
     "--steps 10 --eta 0 1 --clip",

@@ -205,6 +205,7 @@ def test_stop_does_not_wait_for_a_call_of_many_images(page: Page) -> None:
     """Stopped in the middle of a call for 256 images, of which each takes as long as a call for one."""
     each, stopped = page.evaluate(
         """async () => {
+          await ddimLive.load();
           const now = () => performance.now();
           let began = now();
           await ddim.sample({ n: 8, steps: 2 });
@@ -228,7 +229,7 @@ def test_what_throws_at_a_step_ends_the_sample(page: Page) -> None:
 
 
 def test_it_is_quick_and_leaves_the_page_alone(page: Page, network) -> None:
-    """Half a second for a digit in ten steps, four for sixteen: some 2.5 times what PyTorch takes on the same core."""
+    """Some 2.5 times what PyTorch takes on the same core (ONNX Runtime took 5), and more where that has matrix units."""
     asked = """async ({ n }) => {
       let first = 0;
       const began = performance.now();
@@ -244,10 +245,10 @@ def test_it_is_quick_and_leaves_the_page_alone(page: Page, network) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for n, times in ((1, 4), (16, 5)):
+        for n in (1, 16):
             tries = [(page.evaluate(asked, {"n": n}), in_python(n)) for _ in range(5)]
             first, whole = (min(value[k] for value, _ in tries) for k in (0, 1))
-            assert whole < times * min(mine for _, mine in tries)
+            assert whole < 8 * min(mine for _, mine in tries)
             assert first < 0.3 * whole, "there is something to see after the first of ten calls"
     finally:
         torch.set_num_threads(threads)
@@ -385,14 +386,6 @@ def test_from_a_file_in_a_folder_that_was_moved(book: Path, browser: Browser, ne
         assert not one.errors
 
 
-def test_where_a_page_may_not_ask_for_simd_it_says_so(browser: Browser, site: str) -> None:
-    with watched(browser, site) as one:
-        one.page.add_init_script("WebAssembly.validate = () => { throw new Error('forbidden') }")
-        page = one.open(NAME)
-        assert part(page, "sample").get_by_role("alert").inner_text().startswith("This browser lacks SIMD: ")
-        assert_quiet(one)
-
-
 def test_without_relaxed_simd_the_other_build_is_loaded(browser: Browser, site: str, network) -> None:
     with watched(browser, site) as one:
         one.page.add_init_script("WebAssembly.validate = bytes => bytes.length < 30")  # SIMD, but nothing beyond
@@ -439,8 +432,16 @@ def test_a_part_that_is_missing_or_damaged_is_named(browser: Browser, site: str,
         assert part(page, "sample").locator(".ddim-go").is_enabled(), "to be tried again"
 
 
-def test_a_worker_that_fails_is_replaced(browser: Browser, site: str, network) -> None:
-    """What waits for it is told so, and the next request starts another."""
+@pytest.mark.parametrize(
+    "event",
+    [
+        'new ErrorEvent("error", { message: "out of memory" })',
+        'new MessageEvent("message", { data: { kind: "broken", message: "out of memory" } })',
+    ],
+    ids=["the worker", "the runtime"],
+)
+def test_a_worker_that_fails_is_replaced(browser: Browser, site: str, network, event: str) -> None:
+    """What waits for it is told so, and the next request starts another, whatever else the first one says."""
     with watched(browser, site) as one:
         one.page.add_init_script(
             "self.made = []; self.Worker = class extends Worker { constructor(...all) { super(...all); made.push(this); } };"
@@ -448,14 +449,16 @@ def test_a_worker_that_fails_is_replaced(browser: Browser, site: str, network) -
         page = one.open(NAME)
         said = page.evaluate(
             """async () => {
-              const fail = () => made[0].dispatchEvent(new ErrorEvent("error", { message: "out of memory" }));
+              const fail = () => made[0].dispatchEvent(EVENT);
               const waiting = [1, 2].map((seed) => ddim.sample({ seed, steps: 100, onStep: seed === 1 ? fail : null }));
               return Promise.all(waiting.map((one) => one.catch((error) => error.message)));
-            }"""
+            }""".replace("EVENT", event)
         )
         assert said == ["out of memory"] * 2
         assert not page.evaluate("ddimLive.ready")
         close_to_python(page, network, 8, steps=5)
+        page.evaluate(f"made[0].dispatchEvent({event})")
+        assert page.evaluate("ddimLive.ready")
         assert page.evaluate("made.length") == 2
 
 

@@ -1,5 +1,6 @@
 // Runs in a worker, behind LiteRT (`self.litert`) and core.js (`self.ddimCore`): holds the network and answers requests.
-// In: {id, kind, ...} to start a walk, {id, kind: "stop"} to end it. Out: {id, kind: "step" | "done" | "stopped" | "failed"}.
+// In: {id, kind, ...} to start a walk, {id, kind: "stop"} to end it. Out: {id, kind: "step" | "done" | "stopped" | "failed"}, and
+// {kind: "broken"} when it cannot go on.
 (() => {
   const core = self.ddimCore;
   let network = null;
@@ -23,15 +24,17 @@
     const time = new self.litert.Tensor(new Int32Array([t]), [1]);
     try {
       for (let at = 0; at < x.length; at += size) {
+        if (stopped.has(id)) throw new Stopped();
         const image = new self.litert.Tensor(x.slice(at, at + size), [1, C, H, W]);
         const [answer] = await network.run([image, time]);
         eps.set(answer.toTypedArray(), at);
         [image, answer].forEach((tensor) => tensor.delete());
         await breathe();
-        if (stopped.has(id)) throw new Stopped();
       }
-    } finally {
       time.delete();
+    } catch (error) {
+      if (error instanceof Stopped) time.delete(); // after another error the runtime goes, and all that it holds
+      throw error;
     }
     return eps;
   }
