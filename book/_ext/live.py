@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, files
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,7 @@ WEIGHTS = "mnist"
 RUNTIME = ROOT / "node_modules" / "@litertjs" / "core"
 LOADER = RUNTIME.parent / "wasm-utils" / "dist" / "index.js"
 BUILDS = {"relaxed": "litert_wasm_internal", "compat": "litert_wasm_compat_internal"}
-# what is other in the runtime's module where nothing can be fetched, and no GPU is asked for (it would take the place of numbers
-# that are Python's)
+# what is other in the runtime's module here: no file can be fetched, and a GPU, which rounds in its own way, is not asked for
 REWRITTEN = {
     'import { createWasmLib } from "@litertjs/wasm-utils";': "",
     "return createWasmLib(LiteRt, jsFilePath);": "return createWasmLib(LiteRt, null);",
@@ -90,9 +89,9 @@ def digest() -> str:
 def license_text() -> str:
     """Of LiteRT, whose package for browsers comes without it: that of its package for Python. Raises RuntimeError."""
     try:
-        paths = [path for path in files("ai-edge-litert") or () if path.name == "LICENSE"]
+        paths = [path for path in metadata.files("ai-edge-litert") or () if path.name == "LICENSE"]
         return paths[0].read_text(encoding="utf-8")
-    except (PackageNotFoundError, IndexError, OSError) as error:
+    except (metadata.PackageNotFoundError, IndexError, OSError) as error:
         raise RuntimeError("the package ai-edge-litert is missing, or its license") from error
 
 
@@ -118,14 +117,14 @@ def pack(folder: Path) -> None:
         factory = (RUNTIME / "wasm" / f"{name}.js").read_text(encoding="utf-8")
         parts["runtime", build] = "\n".join([factory, module, *ours]).encode()
         parts["wasm", build] = (RUNTIME / "wasm" / f"{name}.wasm").read_bytes()
-    listed_files = []
+    files = []
     for (part, build), content in parts.items():
         text = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
         for k in range(0, len(text), PIECE):
             name = "-".join(filter(None, (part, build, f"{k // PIECE}.js")))
             script = f'self.ddimPart("{text[k : k + PIECE]}");\n'
             (folder / name).write_text(script, encoding="ascii")
-            listed_files.append({"part": part, "build": build, "name": name, "bytes": len(script)})
+            files.append({"part": part, "build": build, "name": name, "bytes": len(script)})
     described = json.loads(
         subprocess.run(
             [*command[:3], "info", WEIGHTS],
@@ -141,7 +140,7 @@ def pack(folder: Path) -> None:
         "version": digest(),
         "weights": described["sha256"],
         "schedule": {**described["schedule"], "shape": [unet["in_channels"], unet["resolution"], unet["resolution"]]},
-        "files": listed_files,
+        "files": files,
     }
     (folder / "LICENSES.txt").write_text(NOTICE.read_text(encoding="utf-8") + license_text(), encoding="utf-8")
     (folder / "parts.js").write_text(f"self.ddimParts = {json.dumps(listed)};\n", encoding="utf-8")
