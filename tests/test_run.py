@@ -258,7 +258,10 @@ def test_a_run_may_begin_with_given_weights(given, tmp_path):
         "provenance": describe(given)["provenance"],
     }
     t.step()
-    assert all((t.model.state_dict()[k] != v).any() for k, v in expected.items()), "all of it learns"
+    # all of it learns but what makes no difference: the softmax cancels what all keys have in common
+    learns = {k: v for k, v in expected.items() if not k.endswith(".k.bias")}
+    assert len(learns) == len(expected) - 4, "of four attentions"
+    assert all((t.model.state_dict()[k] != v).any() for k, v in learns.items())
     # where it began is kept by checkpoint, resumed run and exported weights
     run.save(t, tmp_path / CHECKPOINT)
     again = trainer(config)
