@@ -27,7 +27,8 @@ TOLERANCE = 1e-4  # of the largest value: the two differ by rounding in float32,
 
 def export_graph(
     name: str | Path,
-    out: Path,
+    out: str | Path,
+    ending: str,
     build: Callable[[nn.Module, Schedule, str], bytes],
     answer: Callable[[bytes, Tensor, Tensor], np.ndarray | None],
 ) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def export_graph(
 
     Args:
         name: what `weights.load` takes: a name or a path.
-        out: the file.
+        out: the file. ending: what its name must end in.
         build: of the network with rounded weights, its schedule and the sha256 of its file, the content.
         answer: what a runtime makes of that content, x `[n, C, H, W]` and t `[n]`; None if there is no runtime.
 
@@ -44,9 +45,12 @@ def export_graph(
         weights, relative to its largest value; None if it was not compared.
 
     Raises:
-        UsageError: an unknown name. CheckpointError: weights that cannot be loaded, that fp16 cannot hold, or that give
+        UsageError: another ending, an unknown name. CheckpointError: weights that cannot be loaded, that fp16 cannot hold, or that give
         other results than in PyTorch, or none. DiskError: `out` cannot be written.
     """
+    out = Path(out).expanduser()
+    if out.suffix != ending:
+        raise UsageError(f"--out must end in {ending}, got {out}")
     model, schedule = load(str(name))
     model, digest = rounded(model, name), describe(str(name))["sha256"]
     content = build(model, schedule, digest)

@@ -47,15 +47,12 @@ def export_litert(name: str | Path, out: str | Path) -> dict[str, Any]:
         CheckpointError: weights that cannot be loaded, that fp16 cannot hold, or that give other results in LiteRT than in
         PyTorch. DiskError: `out` cannot be written.
     """
-    out = Path(out).expanduser()
-    if out.suffix != ".tflite":
-        raise UsageError(f"--out must end in .tflite, got {out}")
     _schema()  # if it is missing, that is said before anything else is done
 
     def build(model: nn.Module, schedule: Schedule, digest: str) -> bytes:
         return model_of(model, schedule, weights_sha256=digest)
 
-    return export_graph(name, out, build, _answer)
+    return export_graph(name, out, ".tflite", build, _answer)
 
 
 def model_of(model: nn.Module, schedule: Schedule, *, weights_sha256: str) -> bytes:

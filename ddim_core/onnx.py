@@ -45,15 +45,12 @@ def export_onnx(name: str | Path, out: str | Path) -> dict[str, Any]:
         CheckpointError: weights that cannot be loaded, that fp16 cannot hold, or that give other results in onnxruntime
         than in PyTorch. DiskError: `out` cannot be written.
     """
-    out = Path(out).expanduser()
-    if out.suffix != ".onnx":
-        raise UsageError(f"--out must end in .onnx, got {out}")
     _onnx()  # if it is missing, that is said before anything else is done
 
     def build(model: nn.Module, schedule: Schedule, digest: str) -> bytes:
         return graph_of(model, schedule, weights_sha256=digest).SerializeToString(deterministic=True)
 
-    return export_graph(name, out, build, _answer)
+    return export_graph(name, out, ".onnx", build, _answer)
 
 
 def graph_of(model: nn.Module, schedule: Schedule, *, weights_sha256: str):

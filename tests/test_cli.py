@@ -670,6 +670,7 @@ def test_a_tilde_is_the_home_directory_in_every_path(files, mnist, tmp_path, mon
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))  # matplotlib makes folders at home where it is imported first
     shutil.copytree(files / "images", home / "images")
     shutil.copytree(mnist, home / "mnist")
     options = ["--epochs=1", "--amp=fp32", "--quiet", "--device=cpu"]

@@ -1,6 +1,7 @@
 """What both graph formats have in common: what is refused, and that nothing is written then."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,10 +10,10 @@ from helpers import randomised
 from test_onnx import NETWORKS, SCHEDULE, exact_in_fp16
 
 from ddim_core import Adapter, UNet, graph
-from ddim_core.errors import CheckpointError, UsageError
+from ddim_core.errors import CheckpointError, DiskError, UsageError
 from ddim_core.graph import metadata_of, rounded, unet_of
-from ddim_core.litert import export_litert
-from ddim_core.onnx import export_onnx
+from ddim_core.litert import export_litert, model_of
+from ddim_core.onnx import export_onnx, graph_of
 
 EXPORTS = pytest.mark.parametrize(
     ("export", "name"), [(export_onnx, "w.onnx"), (export_litert, "w.tflite")], ids=["onnx", "litert"]
@@ -57,8 +58,20 @@ def test_a_graph_that_the_runtime_cannot_run_is_not_written(net, error, tmp_path
         CheckpointError,
         match=r"^w.safetensors: the graph cannot be run, so nothing was written: no such operator: 'ROLL'$",
     ):
-        graph.export_graph("w.safetensors", tmp_path / "w.any", lambda *_: b"graph", answer)
+        graph.export_graph("w.safetensors", tmp_path / "w.any", ".any", lambda *_: b"graph", answer)
     assert not list(tmp_path.iterdir())
+
+
+@EXPORTS
+def test_names_and_places_that_cannot_be_are_refused(export, name, tmp_path):
+    with pytest.raises(UsageError, match=rf"--out must end in \{name[1:]}, got .*mnist.pt$"):
+        export("mnist", tmp_path / "mnist.pt")
+    with pytest.raises(UsageError, match="unknown weights 'mnits'"):
+        export("mnits", tmp_path / name)
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    with pytest.raises(DiskError):
+        export("mnist", tmp_path / "file" / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @EXPORTS
@@ -76,7 +89,7 @@ def test_what_the_runtimes_themselves_refuse_is_not_written(net, export, name, m
 
 
 def test_without_a_runtime_it_is_written_and_not_compared(net, tmp_path):
-    done = graph.export_graph("w", tmp_path / "w.any", lambda *_: b"graph", lambda *_: None)
+    done = graph.export_graph("w", tmp_path / "w.any", ".any", lambda *_: b"graph", lambda *_: None)
     assert done == {"weights_sha256": "0", "bytes": 5, "difference": None}
     assert (tmp_path / "w.any").read_bytes() == b"graph"
 
@@ -93,8 +106,9 @@ def test_rounding_leaves_the_network_itself_alone():
 def test_the_u_net_is_found_and_described():
     net = UNet(NETWORKS["odd sizes"])
     assert unet_of(net) is unet_of(Adapter(net)) is net
-    with pytest.raises(UsageError, match="only a U-Net of ours can be exported, got Linear"):
-        unet_of(torch.nn.Linear(2, 2))
+    for builds in (unet_of, *(partial(build, schedule=SCHEDULE, weights_sha256="0") for build in (graph_of, model_of))):
+        with pytest.raises(UsageError, match="only a U-Net of ours can be exported, got Linear"):
+            builds(torch.nn.Linear(2, 2))
     said = metadata_of(net, SCHEDULE, "abc")
     assert said["weights_sha256"] == "abc"
     assert UNet(type(net.config)(**json.loads(said["unet"]))).config == net.config

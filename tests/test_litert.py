@@ -12,7 +12,6 @@ from helpers import randn, randomised
 from test_onnx import NETWORKS, SCHEDULE, exact_in_fp16
 
 from ddim_core import Adapter, UNet, cli, generate, load_pretrained
-from ddim_core.errors import DiskError, UsageError
 from ddim_core.litert import export_litert, model_of
 from ddim_core.weights import describe
 
@@ -86,18 +85,6 @@ def test_it_samples_as_the_network_does(mnist):
         options = {"n": 2, "steps": 10, "seed": 3, "eta": eta, "noise": "js", "shape": (1, 28, 28)}
         apart = generate(lambda x, t: ask(run, x, t), schedule, **options) - generate(model, schedule, **options)
         assert apart.abs().max() < 1e-3
-
-
-def test_other_networks_and_names_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="only a U-Net of ours can be exported, got Linear"):
-        model_of(torch.nn.Linear(2, 2), SCHEDULE, weights_sha256="0")
-    with pytest.raises(UsageError, match=r"must end in \.tflite"):
-        export_litert("mnist", tmp_path / "mnist.onnx")
-    with pytest.raises(UsageError, match="unknown weights 'mnits'"):
-        export_litert("mnits", tmp_path / "mnist.tflite")
-    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
-    with pytest.raises(DiskError):
-        export_litert("mnist", tmp_path / "file" / "mnist.tflite")
 
 
 def test_without_the_package_one_line_says_so(monkeypatch, tmp_path, capsys):
