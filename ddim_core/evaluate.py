@@ -255,7 +255,7 @@ def train_judge(
         command: what this was asked for by, for the provenance. say: is told each line of what happens.
 
     Raises:
-        UsageError: a folder of images, or epochs < 1. Else as `load_dataset`. DiskError.
+        UsageError: a folder of images, epochs < 1, or a classifier that is there already. Else as `load_dataset`. DiskError.
     """
     if is_folder(dataset) or dataset not in ("mnist", "mnist-10k"):
         raise UsageError("the classifier is for digits: choose --dataset mnist or mnist-10k")
@@ -263,6 +263,9 @@ def train_judge(
         raise UsageError(f"epochs must be an integer of at least 1, got {epochs}")
     if seed < 0:
         raise UsageError(f"seed must not be negative, got {seed}")
+    path = out / "classifier.safetensors"
+    if path.exists():
+        raise UsageError(f"{path} exists: choose another --out, or remove it")
     digits = load_dataset(dataset, data, limit=limit)
     # mnist-10k has no test images: judge on MNIST's own
     test = load_dataset("mnist", data, split="test")
@@ -274,7 +277,6 @@ def train_judge(
         report=lambda e, loss: say(f"epoch {e}: loss {loss:.4f}"),
     )
     share = metrics.accuracy(model, test.images, test.labels)
-    path = out / "classifier.safetensors"
     metrics.save_classifier(
         path, model, command=command, images=digits.images, test_accuracy=share, epochs=epochs, seed=seed
     )

@@ -356,7 +356,9 @@ def test_gauss(t):
 def test_loss():
     """The loss of a training step against the same draw, summed by hand; zero as a guess costs 1."""
     images = torch.randint(0, 256, (16, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
-    trainer = Trainer(TrainConfig(unet=TINY.__class__(**{**TINY.to_dict(), "dropout": 0.0}), batch_size=8), images)
+    trainer = Trainer(
+        TrainConfig(unet=TINY.__class__(**{**TINY.to_dict(), "dropout": 0.0}), batch_size=8), images, amp="fp32"
+    )
     x0, t, eps = trainer.batch(0)
     xt = torch.stack(
         [ALPHA[k] ** 0.5 * x + (1 - ALPHA[k]) ** 0.5 * e for x, k, e in zip(x0, t.tolist(), eps, strict=True)]
@@ -446,7 +448,9 @@ def test_linear_loss(t):
 def test_loss_weight():
     """The weighted loss of a batch against a sum by hand, with L(t) kept beside the run in plain floats."""
     images = torch.randint(0, 256, (16, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
-    trainer = Trainer(TrainConfig(unet=TINY, batch_size=8, loss_weight="balanced", clip_norm=None, lr=0.01), images)
+    trainer = Trainer(
+        TrainConfig(unet=TINY, batch_size=8, loss_weight="balanced", clip_norm=None, lr=0.01), images, amp="fp32"
+    )
     trainer.model.eval()  # no dropout, which each forward pass would draw anew
     sums, counts = [1e-3] * 50, [1e-3] * 50  # twenty times each
     for k in range(30):

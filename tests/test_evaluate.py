@@ -297,6 +297,12 @@ def test_a_judge_is_trained_and_judged(tmp_path):
     provenance = describe(str(tmp_path / "classifier.safetensors"))["provenance"]
     assert [provenance[k] for k in ("command", "images", "epochs", "seed")] == ["c", 128, 1, 3]
 
+    before = (tmp_path / "classifier.safetensors").read_bytes()
+    with pytest.raises(UsageError, match=r"classifier.safetensors exists: choose another --out, or remove it"):
+        train_judge(tmp_path, limit=64, epochs=1, seed=4, command="c", say=said.append)
+    assert (tmp_path / "classifier.safetensors").read_bytes() == before
+    assert len(said) == 2
+
 
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_no_epochs(tmp_path, epochs):

@@ -6,6 +6,7 @@ Run at the repository's root, with the folder that holds MNIST/raw:
 
 It calls `ddim evaluate` for the rows named below, which takes hours on one core and minutes on a GPU, and goes on where it was
 when it is started again: the rows are kept in runs/measured/table.json, the samples beside it. Several may run at once.
+With --keep the rows of the stored result stay, and only those that it lacks are drawn: one more costs its own time.
 
 Stores the result "measured":
 
@@ -36,14 +37,14 @@ import torch
 
 from ddim_core.cli import main as ddim
 from ddim_core.data import load_dataset, to_model
-from ddim_core.kept import read_samples, samples_name
+from ddim_core.kept import added, read_samples, samples_name, write_results
 from ddim_core.measures import DRAWS, SURE, Reference, frechet, moments
-from ddim_core.results import save_result
+from ddim_core.results import load_result, save_result
 from ddim_core.weights import describe, manifest
 
 ROWS = (
     "--steps 10 20 50 100 --eta 0 0.2 0.5 1 sigma-hat",
-    "--steps 25 40",
+    "--steps 25 30 35 40",
     "--steps 1000 --n-slow 100 --eta 0 0.2 0.5 1 sigma-hat",
     "--steps 10 12 14 20 25 --order 2",
     "--steps 12 --order 2 --amp bf16",
@@ -51,6 +52,7 @@ ROWS = (
     "--steps 10 --eta 0 1 --clip",
 )
 N, SHOWN = 1000, 64
+BESIDE = ("images", "spread", "sure", "inside", "draws")  # stored beside each row of the table
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "measured"
 
@@ -113,12 +115,26 @@ def averaged() -> dict[str, list[list[float]]]:
     }
 
 
+def stored(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What is stored beside each row, by the row's settings; the rows themselves go to the file of `ddim evaluate`."""
+    arrays, _ = load_result("measured")
+    table = json.loads(arrays["table"].item())
+    beside = {
+        json.dumps(row["settings"]): {name: arrays[name][k] for name in BESIDE} for k, row in enumerate(table["rows"])
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_results(path, {**table, "rows": table["rows"] + added(path, table["of"], table["rows"])})
+    return beside
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", metavar="FOLDER", help="left out, MNIST is downloaded")
+    parser.add_argument("--keep", action="store_true", help="leave the rows of the stored result as they are")
     args = parser.parse_args()
 
     path = FOLDER / "table.json"
+    before = stored(path) if args.keep else {}
     common = ["evaluate", "--weights", "mnist", "--n", str(N), "--seed", "0"]
     common += ["--save-samples", str(FOLDER), "--out", str(path), *(["--data", args.data] if args.data else [])]
     for row in ROWS:
@@ -128,21 +144,29 @@ def main() -> None:
     table = read(path)
     assert table["of"]["weights_sha256"] == manifest()["mnist"]["sha256"]
     reference = Reference(*(load_dataset("mnist", args.data, split=s) for s in ("train", "test")), torch.device("cpu"))
-    images, sure, inside, draws, spread = [], [], [], [], []
+    beside: dict[str, list[np.ndarray]] = {name: [] for name in BESIDE}
     real = moments(reference.features)
     for row in table["rows"]:
         s = row["settings"]
-        row["made"].pop("command")  # names folders; this script's says the same
+        row["made"].pop("command", None)  # names folders; this script's says the same
+        if (key := json.dumps(s)) in before:
+            for name, value in before[key].items():
+                beside[name].append(value)
+            continue
         drawn, _ = read_samples(FOLDER / samples_name(s), s)
         features, judged = reference.look(drawn)
         near = torch.cdist(features, reference.features) <= reference.radii
-        for name, values, hits in (("share_sure", sure, judged.probability > SURE), ("precision", inside, near.any(1))):
-            if hits.sum().item() != round(row["figures"][name]["value"] * s["n"]):
+        for name, figure, hits in (
+            ("sure", "share_sure", judged.probability > SURE),
+            ("inside", "precision", near.any(1)),
+        ):
+            if hits.sum().item() != round(row["figures"][figure]["value"] * s["n"]):
                 raise SystemExit(f"{FOLDER / samples_name(s)}: not the samples that the table judged; delete both")
-            values.append(np.pad(hits.to(torch.int8).numpy(), (0, N - len(hits)), constant_values=-1))
-        draws.append(drawn_again(features, real) if s["n"] == N else np.full(DRAWS, np.nan))
-        images.append(drawn[:SHOWN].squeeze(1).numpy())
-        spread.append(to_model(drawn).var(0).mean().item())
+            beside[name].append(np.pad(hits.to(torch.int8).numpy(), (0, N - len(hits)), constant_values=-1))
+        beside["draws"].append(drawn_again(features, real) if s["n"] == N else np.full(DRAWS, np.nan))
+        beside["images"].append(drawn[:SHOWN].squeeze(1).numpy())
+        beside["spread"].append(to_model(drawn).var(0).mean().numpy())
+    arrays = {name: np.stack(values) for name, values in beside.items()}
     by_epochs = {int(k): at_20_steps([row]) for k, row in read(ROOT / "training" / "by_epochs.json").items()}
     provenance = describe("mnist")["provenance"]
     now = len(provenance["history"]) + len(provenance["origin"]["provenance"]["history"])
@@ -152,22 +176,18 @@ def main() -> None:
         "measured",
         {
             "table": np.array(json.dumps(table)),
-            "images": np.stack(images),
-            "spread": np.array(spread),
-            "sure": np.stack(sure),
-            "inside": np.stack(inside),
+            **arrays,
             "epochs": np.array(list(by_epochs)),
             "by_epochs": np.array(list(by_epochs.values())),
             "trials": np.array(list(trials)),
             "averaged": np.array(list(trials.values())),
-            "draws": np.stack(draws),
             "enough": np.array(
-                [enough(table["rows"], np.stack(sure), np.stack(draws), margin) for margin in (1, 2, 3)]
+                [enough(table["rows"], arrays["sure"], arrays["draws"], margin) for margin in (1, 2, 3)]
             ),
             "pace_of": np.array(list(ratios)),
             "pace": np.array(list(ratios.values())),
         },
-        command="python book/_compute/measured.py --data FOLDER",
+        command=f"python book/_compute/measured.py {'--keep ' * args.keep}--data FOLDER",
         weights="mnist",
         seed=0,
         n=N,
