@@ -6,7 +6,8 @@ Run at the repository's root, with the folder that holds MNIST/raw:
 
 It calls `ddim evaluate` for the rows named below, which takes hours on one core and minutes on a GPU, and goes on where it was
 when it is started again: the rows are kept in runs/measured/table.json, the samples beside it. Several may run at once.
-With --keep the rows of the stored result stay, and only those that it lacks are drawn: one more costs its own time.
+With --keep the rows of the stored result stay if they are of these weights, and only those that it lacks are drawn: one more
+costs its own time.
 
 Stores the result "measured":
 
@@ -52,6 +53,7 @@ ROWS = (
     "--steps 10 --eta 0 1 --clip",
 )
 N, SHOWN = 1000, 64
+OF = {"weights_sha256": "mnist", "classifier_sha256": "classifier"}
 BESIDE = ("images", "spread", "sure", "inside", "draws")  # stored beside each row of the table
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "measured"
@@ -116,9 +118,15 @@ def averaged() -> dict[str, list[list[float]]]:
 
 
 def stored(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What is stored beside each row, by the row's settings; the rows themselves go to the file of `ddim evaluate`."""
+    """What is stored beside each row, by the row's settings; the rows themselves go to the file of `ddim evaluate`.
+
+    Nothing, if the rows are of other weights or another classifier than the package's.
+    """
     arrays, _ = load_result("measured")
     table = json.loads(arrays["table"].item())
+    known = manifest()
+    if any(table["of"][key] != known[name]["sha256"] for key, name in OF.items()):
+        return {}
     beside = {
         json.dumps(row["settings"]): {name: arrays[name][k] for name in BESIDE} for k, row in enumerate(table["rows"])
     }
@@ -142,7 +150,7 @@ def main() -> None:
             raise SystemExit(code)
 
     table = read(path)
-    assert table["of"]["weights_sha256"] == manifest()["mnist"]["sha256"]
+    assert all(table["of"][key] == manifest()[name]["sha256"] for key, name in OF.items())
     reference = Reference(*(load_dataset("mnist", args.data, split=s) for s in ("train", "test")), torch.device("cpu"))
     beside: dict[str, list[np.ndarray]] = {name: [] for name in BESIDE}
     real = moments(reference.features)
