@@ -31,7 +31,7 @@ class LossByTime:
 
     The times 1..T are divided into bins, each of which keeps a running mean L of the loss of the images that fell into
     it. The weight of a time is mean(L) / L: each bin contributes the same, and on average the loss is as large as the
-    plain one, so learning rate and clipping keep their meaning. (Dividing by a learned scale per noise level amounts to
+    plain one, so learning rate and clipping need not be scaled anew. (Dividing by a learned scale per noise level amounts to
     the same: Karras et al., arXiv 2312.02696, eq. 14 and 15.)
 
     Args:

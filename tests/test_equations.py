@@ -884,6 +884,18 @@ def test_posterior(t):
     assert (there - here) ** 2 == near(variance, abs=1e-10)
 
 
+@pytest.mark.parametrize("t", [2, 10, 100, 500, 1000])
+@holds("eq-kept-noise", code="ddim_core.ddim_step")
+def test_kept_noise(t):
+    """What a step of the package with eta = 1 makes of pure old noise, squared, against all three lines."""
+    s, variance = t - 1, deviation(1.0, t, t - 1) ** 2
+    xt = column(math.sqrt(1 - ALPHA[t]))  # nothing of the image
+    kept = ddim_step(xt, column(1.0), t, s, SCHEDULE, eta=1.0, noise=column(0.0))[0].item() ** 2
+    assert 1 - ALPHA[s] - variance == near(kept, rel=1e-8)
+    assert (1 - ALPHA[s]) * (1 - ALPHA[t] - BETA[t]) / (1 - ALPHA[t]) == near(kept, rel=1e-8)
+    assert ALPHA[t] / ALPHA[s] * (1 - ALPHA[s]) ** 2 / (1 - ALPHA[t]) == near(kept, rel=1e-8)
+
+
 @pytest.mark.parametrize("t", [2, 10, 500, 1000])
 @holds("eq-square")
 def test_square(t):

@@ -46,7 +46,7 @@ RESULTS = (
     Result("imputation", 7, ("--each", "2", "--fills", "2")),
     Result("kanji", 8, ("--young", "{young}")),
     Result("ddpm", 10),
-    Result("loss_by_t", 10, ("--data", "{data}")),
+    Result("loss_by_t", 20, ("--data", "{data}")),
     Result("measured", 430, ("--keep", "--data", "{data}")),  # all rows; what is stored of these weights stays
 )
 GIVEN = {  # what the options stand for, and what follows from leaving one out
