@@ -37,6 +37,9 @@ def load_public(
 ) -> tuple[Adapter, Schedule]:
     """Load public weights that lie on this machine, as (model in evaluation mode, schedule).
 
+    A safetensors file cannot hold code. Any other is a pickle, which torch's restricted unpickler reads: it is meant to
+    run no code, so take pickles from people whom you trust.
+
     Args:
         path: a file in format A (.pt, .pth, .ckpt, .bin, .safetensors), or a folder in format B, alone or inside that
             of a whole pipeline, or its file of tensors. From a checkpoint of the DDIM authors' code the average is
@@ -46,9 +49,8 @@ def load_public(
             one given here must agree (apart from dropout, which plays no part in sampling).
 
     Raises:
-        CheckpointError: no such file, a damaged one, one that holds more than tensors (code in it is never run),
-            tensors that are not finite or belong to another network, or settings that our network or schedule does not
-            have.
+        CheckpointError: no such file, a damaged one, one that holds more than tensors, tensors that are not
+            finite or belong to another network, or settings that our network or schedule does not have.
     """
     path, tensors, description = read(path, config)
     if description.get("kind") == KIND and "times" not in description:
@@ -169,7 +171,7 @@ def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
     except Exception as error:  # torch raises many kinds of error for a truncated or foreign file
         reason = f"not a file of tensors ({_first_line(error)})"
         if isinstance(error, pickle.UnpicklingError):
-            reason = "holds more than tensors (code in it is never run)"
+            reason = "holds more than tensors (torch's restricted unpickler refuses it)"
         raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
     note = {}
     if isinstance(state, list) and len(state) in (4, 5):
