@@ -137,7 +137,9 @@ def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) ->
             raise CheckpointError(f"{path} {problem} {min(names)!r} ({len(names)} such tensors): {verdict}")
     for name, shape in expected.items():
         tensor, problem = tensors[name], None
-        if not tensor.is_floating_point():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            problem = "is no plain tensor, but sparse, nested or without values: use another copy"
+        elif not tensor.is_floating_point():
             problem = f"holds {tensor.dtype}, not floating-point numbers: use another copy"
         # format B has attention's 1x1 convolutions as dense layers
         elif tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):

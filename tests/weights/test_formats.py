@@ -494,6 +494,14 @@ class Code:
         return os.mkdir, (self.mark,)
 
 
+PLAIN = {  # what is none
+    "sparse": torch.Tensor.to_sparse,
+    "compressed": lambda x: x[None].to_sparse_csr(),
+    "nested": lambda x: torch.nested.nested_tensor([x, x[:3]]),
+    "without values": lambda x: x.to("meta"),
+}
+
+
 def broken(name, folder, net):
     """The path of a file or folder that is wrong in one way."""
     path, state = folder / "w.ckpt", dict(net.state_dict())
@@ -542,11 +550,14 @@ def broken(name, folder, net):
         state["down.0.downsample.conv.weight"] = state["down.0.downsample.conv.weight"].flatten(1)
     elif name == "integers":
         state["conv_in.bias"] = torch.zeros(16, dtype=torch.int64)
+    elif name in PLAIN:
+        state["conv_in.bias"] = PLAIN[name](torch.ones(16))
     if not path.exists():
         torch.save(state, path)
     return path
 
 
+@pytest.mark.filterwarnings("ignore:.*(prototype stage|beta state)")  # nested and compressed tensors, says torch
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -569,6 +580,7 @@ def broken(name, folder, net):
         ("shape", "w.ckpt: 'conv_in.weight' has shape (16, 1, 3, 3) instead of (16, 3, 3, 3)"),
         ("transposed", "w.ckpt: 'down.0.downsample.conv.weight' has shape (16, 144) instead of (16, 16, 3, 3)"),
         ("integers", "w.ckpt: 'conv_in.bias' holds torch.int64, not floating-point numbers"),
+        *((name, "w.ckpt: 'conv_in.bias' is no plain tensor, but sparse, nested or without values") for name in PLAIN),
         ("both names", "down_blocks.1.attentions.0.to_q.weight' under two names"),
     ],
 )
