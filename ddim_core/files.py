@@ -10,6 +10,8 @@ import glob
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterable
@@ -29,11 +31,13 @@ __all__ = [
     "save_tensors",
     "sha256_file",
     "sweep",
+    "sweep_unfinished",
     "temporary_name",
     "write_atomically",
 ]
 
 _KEY = "ddim_core"
+_HEX = "[0-9a-f]"  # a digit of a token
 
 
 def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
@@ -74,12 +78,23 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
 
 
 def temporary_name(path: Path) -> Path:
-    """Where a file or folder is written before it takes the name `path`: hidden beside it, with this process's number.
+    """Where a file or folder is written before it takes the name `path`: hidden beside it, `.NAME.PROCESS.TOKEN.tmp`.
 
+    Each call gives another name: threads share the number of their process, and so may containers that share a folder.
     What killed processes have left there is removed.
     """
-    sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sweep_unfinished(path.parent, glob.escape(path.name))
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def sweep_unfinished(folder: Path, *names: str) -> None:
+    """Remove what killed processes have left in a folder of files that they were writing there.
+
+    Args:
+        names: of the files, or patterns of such names.
+    """
+    for name in names:
+        sweep(folder, f".{name}.*.{_HEX * 8}.tmp")
 
 
 def sweep(folder: Path, pattern: str) -> None:
@@ -99,16 +114,15 @@ def _abandoned(left: Path) -> bool:
         age = time.time() - left.stat().st_mtime
     except OSError:
         return False
-    number = left.name.split(".")[-2] if left.name.endswith(".tmp") else ""
-    if os.name != "posix" or not number.isdecimal() or not 0 < int(number) < 2**31:
-        return age > 3600
-    try:
-        os.kill(int(number), 0)  # only asks; on Windows it would end the process
-    except ProcessLookupError:
-        return age > 60
-    except OSError:
-        pass
-    return int(number) == os.getpid() or age > 3600
+    number = re.search(rf"\.([1-9][0-9]{{0,9}})\.{_HEX}{{8}}\.tmp$", left.name)
+    if os.name == "posix" and number:
+        try:
+            os.kill(int(number[1]), 0)  # only asks; on Windows it would end the process
+        except ProcessLookupError:
+            return age > 60
+        except (OSError, OverflowError):  # another user's, or none that a process can have
+            pass
+    return age > 3600
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict) -> None:

@@ -174,6 +174,12 @@ def command(out: Path, *options: str, before=lambda: None) -> int:
     return fork(run)
 
 
+def aged(out: Path) -> None:
+    """What a killed process left half-written, as it is two minutes later."""
+    for half in out.glob(".*.tmp"):
+        os.utime(half, (time.time() - 120,) * 2)
+
+
 def stopped_commands(folder: Path) -> dict:
     out, result = folder / "run", []
     steps = 0
@@ -186,6 +192,7 @@ def stopped_commands(folder: Path) -> dict:
         code = ended(pid)
         before, steps = steps, load_tensors(out / CHECKPOINT)[1]["steps_done"]
         result.append({"alive": alive, "code": code, "went_on": steps - before})
+    aged(out)
     epochs = len(lines(out / "metrics.jsonl")) + 1
     last = ended(command(out, "--resume", "--epochs", str(epochs)))
     again = ended(command(out, "--resume", "--epochs", str(epochs)))
@@ -216,6 +223,7 @@ def two_runs(folder: Path) -> dict:
     os.kill(first, signal.SIGKILL)
     ended(first)
     left = sorted(p.name for p in out.glob(".*") if not p.name.endswith(".tmp"))
+    aged(out)
     epochs = str(len(lines(out / "metrics.jsonl")) + 1)
     codes.append(ended(command(out, "--resume", "--epochs", epochs)))
     # another run that came and went between this one's first look and its lock

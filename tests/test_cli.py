@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -426,11 +427,17 @@ def test_the_remedy_of_fp32_works(tmp_path, capsys):
         assert ddim(*argv, "--amp", "fp32", "--device", "cpu") == 0
 
 
-def test_leftovers_of_a_killed_writer_are_removed():
-    Path("run").mkdir()
-    Path(f"run/.{CHECKPOINT}.123.tmp").write_bytes(b"half")
+def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else():
+    halves = [f".{name}.123.0123abcd.tmp" for name in (CHECKPOINT, METRICS, "samples_epoch_007.png")]
+    own = [".notes.tmp", ".table.json.123.0123abcd.tmp", f".{CHECKPOINT}.tmp"]
+    young = f".{CHECKPOINT}.{os.getppid()}.0123abcd.tmp"
+    Path("run", ".folder.tmp").mkdir(parents=True)
+    for name in [*halves, *own, young]:
+        Path("run", name).write_bytes(b"half")
+        if name != young:
+            os.utime(Path("run", name), (time.time() - 7200,) * 2)
     assert ddim(*TRAIN, "--out", "run", "--epochs", "1") == 0
-    assert not list(Path("run").glob(".*"))
+    assert {p.name for p in Path("run").glob(".*")} == {*own, young, ".folder.tmp"}
 
 
 def test_options_reach_the_run():
