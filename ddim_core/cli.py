@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.set_defaults(run=_export)
     what = "last.safetensors of a run, or its folder; with --onnx or --litert, weights as `ddim sample` takes them"
-    p.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help=what)
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help=what)  # as it is: ./mnist is a folder, mnist may be a name
     p.add_argument("--out", type=_path, required=True, metavar="FILE.safetensors|FILE.onnx|FILE.tflite")
     graph = p.add_mutually_exclusive_group()
     graph.add_argument("--onnx", action="store_true", help="write the network as an ONNX file (needs the package onnx)")
