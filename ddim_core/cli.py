@@ -1,10 +1,11 @@
 """The command `ddim`: train, sample, evaluate, data, download, export, info.
 
 Errors end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss or images
-not finite, 6 disk, 7 download not possible.
+not finite, 6 disk, 7 download not possible; 141 if nobody reads its output any more.
 """
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -12,10 +13,17 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import DDIMError, UsageError, printable
+from .errors import DDIMError, DiskError, UsageError, printable
 from .signals import ended_in_order
 
 __all__ = ["main"]
+
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose another, or change its permissions"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_CLOSED_PIPE = 128 + 13  # as shells report a program that SIGPIPE ended (Windows has no such signal)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     args.command_line = " ".join(["ddim", *(sys.argv[1:] if argv is None else argv)])
     try:
         with ended_in_order():
-            return args.run(args) or 0
+            code = args.run(args) or 0
+            print(end="", flush=True)  # what standard output does not take is known here, not when Python ends
+            return code
     except DDIMError as error:
         return _fail(str(error), error.exit_code)
     except (ValueError, TypeError) as error:  # the library's, for a value out of range
@@ -33,14 +43,36 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         return _fail("interrupted" if number == signal.SIGINT else "terminated", 128 + number)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # whoever reads the description of weights may stop; a run that was to be made was not
+        _discard_output()
+        return 0 if args.run is _info else _CLOSED_PIPE
+    except OSError as error:  # of a folder that may not be entered, a name that is too long, a full disk behind `>`
+        if (place := _place(error)) is None:
+            raise
+        remedy = _REMEDIES.get(error.errno, "choose another")
+        return _fail(f"{place} cannot be used ({error.strerror}): {remedy}", DiskError.exit_code)
 
 
 def _fail(message: str, code: int) -> int:
     print(f"ddim: {message}", file=sys.stderr)
     return code
+
+
+def _place(error: OSError) -> str | None:
+    """The file or folder of a fault, or standard output; None if it does not say."""
+    if error.filename is not None:
+        return " ".join(str(error.filename).split())
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _discard_output()
+        return "standard output"
+    return None
+
+
+def _discard_output() -> None:
+    """Let what waits for standard output go nowhere: Python would try it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:

@@ -279,9 +279,76 @@ def test_a_full_disk(tmp_path):
         assert stderr.count("\n") == 1
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "_info", lambda args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+LONG = "x" * 300  # more than a file system takes
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [*TRAIN, "--out", f"{LONG}/run"],
+        ["train", "classifier", "--out", f"{LONG}/run"],
+        ["train", "kanji", "--data", LONG],
+        ["sample", "--weights", "mnist", "--n", "1", "--steps", "1", "--out", f"{LONG}/a/x.npy"],
+        ["data", "mnist", "--data", LONG],
+        ["data", "kuzushiji", "--data", LONG],
+    ],
+    ids=lambda argv: " ".join(argv).replace(LONG, "LONG"),
+)
+def test_a_place_that_cannot_even_be_looked_at(tmp_path, capsys, argv):
+    assert ddim(*argv) in (3, 6)
+    err = capsys.readouterr().err
+    assert err.startswith("ddim: ")
+    assert LONG in err
+    assert "File name too long" in err or sys.version_info >= (3, 14), "later Pythons answer that it is not there"
+    assert err.count("\n") == 1
+    assert tree(tmp_path) == {}
+
+
+def test_a_closed_folder_is_named_with_its_remedy(monkeypatch, capsys):
+    """A stand-in: these tests may run as root, to whom nothing is closed."""
+
+    def closed(args):
+        raise PermissionError(errno.EACCES, "Permission denied", "a/closed\nfolder")
+
+    monkeypatch.setattr(cli, "_info", closed)
+    assert ddim("info", "mnist") == 6
+    said = "ddim: a/closed folder cannot be used (Permission denied): choose another, or change its permissions\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def ended(argv, stdout):
+    """The exit code and what is said of a command in a process of its own."""
+    command = [PYTHON, "-m", "ddim_core", *argv]
+    done = subprocess.run(command, env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["data", "mnist-10k"], 141), (["info", "mnist"], 0)], ids=["data", "info"])
+def test_nobody_reads_the_output(argv, code):
+    """As `ddim ... | true`: what was to be made is not taken for made; a description may be read in part."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert ended(argv, write) == (code, "")
+    finally:
+        os.close(write)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full, of Linux")
+@pytest.mark.parametrize("argv", [["data", "mnist-10k"], ["info", "mnist"]], ids=["data", "info"])
+def test_standard_output_is_full(argv):
+    said = "ddim: standard output cannot be used (No space left on device): free some space, or choose another\n"
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert ended(argv, full) == (6, said)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.EIO, "of a file that nobody named")], ids=repr)
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch, error):
+    def mistaken(args):
+        raise error
+
+    monkeypatch.setattr(cli, "_info", mistaken)
+    with pytest.raises(type(error)):
         ddim("info", "mnist")
 
 
