@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def launch(
 
     Raises:
         UsageError: settings out of range, or a checkpoint in `out` when the run is to begin. CheckpointError: no
-            checkpoint, or that of another run, when it is to continue. Otherwise as `load_dataset` and `train`.
+            checkpoint, or that of another run, when it is to continue. SystemExit: under torchrun, where the first process
+            failed. Otherwise as `load_dataset`, `train` and `processes`.
     """
     # a folder is the same with or without the / that a shell appends
     bare = changes.get("dataset", "").rstrip(os.sep)
@@ -60,8 +62,9 @@ def launch(
     if is_folder(config.dataset):
         own["resolution"] = _resolution(config, name, own["resolution"])
         config = fit_images(config, 1 if own["grey"] else 3, own["resolution"])  # before all the images are read
-    with processes(), alone(out):
+    with processes(device), ExitStack() as held:
         with first_alone():
+            held.enter_context(alone(out))
             data = load_dataset(config.dataset, images["data"], limit=images["limit"], **own)
         config = fit_images(config, *data.images.shape[1:3])
         trainer = Trainer(config, data.images, device=device, amp=amp or "auto", compile=compile)
@@ -73,8 +76,10 @@ def launch(
         if trainer.steps_done >= trainer.total_steps:
             say(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
             return 0
+        with first_alone():
+            if trainer.rank == 0:
+                run.write_start(trainer, out, command, data)
         if trainer.rank == 0:
-            run.write_start(trainer, out, command, data)
             for note in [*notes, *(f"{shown(data.name)}: {note}" for note in data.notes)]:
                 say(note)
         with run.Stop() as stop:

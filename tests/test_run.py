@@ -69,6 +69,23 @@ def test_two_processes_train_as_one(tmp_path):
     assert result["unshareable"] == [2, 2]
 
 
+def test_a_fault_of_the_first_process_is_said_once(tmp_path):
+    """And the other ends with the same code, without a word."""
+    result = scenario("two_commands", tmp_path)
+    for name, code, said in (
+        ("data", 3, f"no readable MNIST under {tmp_path}/none/MNIST/raw "),
+        ("lock", 2, f"{tmp_path}/held belongs to a run that is under way "),
+        ("disk", 6, f"cannot write {tmp_path}/file/run/config.json "),
+    ):
+        codes, (first, other) = result[name]
+        assert (codes, other) == ([code, code], "")
+        assert first.startswith(f"ddim: {said}")
+        assert first.count("\n") == 1
+    assert result["none"] == [[0, 0], ["", ""]]
+    codes, both = result["gpus"]
+    assert (codes, both) == ([2, 2], ["ddim: cuda:0 is one GPU for several processes: --device cuda gives one to each\n"] * 2)
+
+
 def test_more_epochs_than_planned(tmp_path):
     one, more, straight = (trainer(replace(TINY_RUN, epochs=n)) for n in (1, 2, 2))
     one.lr = straight.lr  # as if the second epoch had been planned
