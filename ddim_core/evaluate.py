@@ -18,7 +18,7 @@ from .data import Dataset, fingerprint, is_folder, load_dataset, to_uint8
 from .device import enough_memory
 from .drawing import Drawing
 from .errors import UsageError
-from .kept import SHAPE, added, check_folder, read_results, read_samples, samples_name, write_results, write_samples
+from .kept import SHAPE, check_folder, merge_results, read_results, read_samples, samples_name, write_samples
 from .measures import FEWEST, Judge, Reference
 from .sample import check_eta
 from .tables import in_short
@@ -127,11 +127,11 @@ def evaluate(
     found = read_results(out, of) if out and out.exists() else {"of": of, "real": {}, "rows": []}
     hashes = {key: of[key] for key in ("weights_sha256", "classifier_sha256")}
     settings = [{**cell, "seed": seed, "amp": drawing.amp, **hashes} for cell in cells]
-    todo = [s for s in settings if all(row["settings"] != s for row in found["rows"])]
+    todo = [s for s in settings if _lacks(found, s)]
     if not todo:
         return found
     if out:
-        write_results(out, found)  # whether it can be written is known before hours of work
+        merge_results(out, found)  # whether it can be written is known before hours of work
     if save_samples:
         check_folder(save_samples)
     with tqdm(total=sum(_of(drawing, s).calls for s in todo), unit="step", disable=None, dynamic_ncols=True) as bar:
@@ -142,20 +142,27 @@ def evaluate(
         bar.unpause()
         for i, s in enumerate(todo, 1):
             bar.set_description_str(f"row {i}/{len(todo)}")
+            if not _lacks(found, s):  # another process has made it meanwhile
+                bar.total -= _of(drawing, s).calls
+                continue
             images, sampled = _samples(_of(drawing, s), s, samples, save_samples, bar)
             started = time.perf_counter()
             with enough_memory("judge fewer with --n"):
                 figures = {**judge.figures(images), "floor": judge.floor(s["n"])}
             judged = {**_here(drawing.device), "seconds": round(time.perf_counter() - started, 3)}
             made = {"command": command, "sampled": sampled, "judged": judged}
-            found["rows"].append({"settings": s, "figures": figures, "made": made})
+            row = {"settings": s, "figures": figures, "made": made}
+            found["rows"].append(row)
             if out:
-                found["rows"] += added(out, of, found["rows"])
-                write_results(out, found)
+                merge_results(out, found)
             if len(todo) > 1:
                 bar.clear()
-                say(f"row {i} of {len(todo)}: {in_short(found['rows'][-1])}")
+                say(f"row {i} of {len(todo)}: {in_short(row)}")
     return found
+
+
+def _lacks(found: dict, s: dict) -> bool:
+    return all(row["settings"] != s for row in found["rows"])
 
 
 def _common(drawing: Drawing, cells: Sequence[dict], train: Dataset, test: Dataset, seed: int) -> dict:

@@ -351,6 +351,19 @@ def test_rows_of_another_process_are_kept(weights, tmp_path):
     assert len(kept) == 2
 
 
+def test_a_row_that_another_process_has_made_is_not_made_again(weights, tmp_path):
+    out = tmp_path / "f.json"
+
+    def meanwhile(line):
+        if line.startswith("row 1 of 3"):
+            evaluate(Drawing(weights, 1), cells([4], n=6), out=out)
+
+    found = evaluate(Drawing(weights, 1), cells([2, 3, 4], n=6), out=out, say=meanwhile)
+    # its row is read with this one's second
+    assert [row[0] for row in settings(found)] == [2, 3, 4]
+    assert json.loads(out.read_text(encoding="utf-8"))["rows"] == found["rows"]
+
+
 def test_a_file_that_was_only_begun_is_begun_anew(weights, tmp_path):
     out = tmp_path / "f.json"
     evaluate(Drawing(weights, 1), cells([2], n=6), seed=1, out=out)
