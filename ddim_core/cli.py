@@ -214,7 +214,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict:
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.init and (args.resume or args.recipe == "classifier"):
+    if args.init is not None and (args.resume or args.recipe == "classifier"):
         raise UsageError("--init is for a new run of a network that draws images: leave it out")
     out = args.out or Path("runs", args.recipe)
     told = {"command": args.command_line, "say": _say}
@@ -282,15 +282,17 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from . import weights
+    from . import shipped, weights
 
     if args.onnx or args.litert:
         return _export_graph(args)
+    if args.ship is not None:
+        shipped.check_name(args.ship)
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out must end in .safetensors, got {args.out}")
     provenance = weights.export(args.checkpoint, args.out, average=not args.last_step)["provenance"]
     print(f"{args.out}: {provenance['steps']} steps on {provenance['images']} images")
-    if args.ship:
+    if args.ship is not None:
         print(f"shipped as {weights.ship(args.out, args.ship)}")
 
 
@@ -298,7 +300,7 @@ def _export_graph(args: argparse.Namespace) -> None:
     from .litert import export_litert
     from .onnx import export_onnx
 
-    if args.last_step or args.ship:
+    if args.last_step or args.ship is not None:
         flag = "--onnx" if args.onnx else "--litert"
         raise UsageError(f"--last-step and --ship are for checkpoints: with {flag} leave them out")
     done = (export_onnx if args.onnx else export_litert)(args.checkpoint, args.out)

@@ -67,11 +67,11 @@ def launch(
             held.enter_context(alone(out))
             data = load_dataset(config.dataset, images["data"], limit=images["limit"], **own)
         config = fit_images(config, *data.images.shape[1:3])
-        trainer = Trainer(config, data.images, device=device, amp=amp or "auto", compile=compile)
+        trainer = Trainer(config, data.images, device=device, amp="auto" if amp is None else amp, compile=compile)
         trainer.loaded = {"recipe": name, **images}
         if resume:
             run.load(trainer, checkpoint)
-        elif init:
+        elif init is not None:
             run.start_from(trainer, init)
         if trainer.steps_done >= trainer.total_steps:
             say(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
@@ -109,11 +109,12 @@ def _as_begun(
         config = replace(config, unet=RECIPES[name].unet)
     elif loaded["recipe"] != name:
         raise UsageError(f"{checkpoint} belongs to a run of the recipe {loaded['recipe']}, not of {name}")
-    images = {option: value or loaded.get(option) or value for option, value in images.items()}
+    # 0 is asked for as well, and refused where it is read
+    images = {k: loaded.get(k, v) if v is None or v is False else v for k, v in images.items()}
     on = choose_device(device)
     if amp is None and on.type == description.get("device"):
         amp = description["amp"]
-    new = {**changes, "amp": choose_amp(on, amp or "auto")}
+    new = {**changes, "amp": choose_amp(on, "auto" if amp is None else amp)}
     old = {setting: getattr(config, setting) for setting in run.MAY_CHANGE} | {"amp": description["amp"]}
     notes = [
         f"{setting} {new[setting]} instead of {old[setting]}, which the run had before"

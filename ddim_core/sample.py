@@ -257,7 +257,7 @@ def _state_like(model: Denoiser, device: str | torch.device | None, dtype: torch
         )
     if device is None and parameter is not None:
         device = parameter.device
-    return torch.empty(0, device=device or "cpu", dtype=dtype)
+    return torch.empty(0, device="cpu" if device is None else device, dtype=dtype)
 
 
 @contextmanager

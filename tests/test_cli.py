@@ -100,6 +100,7 @@ def tree(folder):
 
 SAMPLE = ["sample", "--weights", "{files}/w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
 OWN = ["--dataset", "{files}/images", "--out", "run"]
+EXPORT = ["export", "{files}/run/last.safetensors", "--out", "new.safetensors"]
 FAULTS = [
     # 2: usage
     (2, "the following arguments are required: COMMAND", []),
@@ -125,6 +126,14 @@ FAULTS = [
     (2, "--init is for a new run of a network that draws images", ["train", "classifier", "--init", "mnist"]),
     (2, "--init mnist: these weights are of another network", [*TRAIN, "--out", "run", "--init", "mnist"]),
     (2, "unknown weights 'mnits': choose one of ", [*TRAIN, "--out", "run", "--init", "mnits"]),
+    (2, "unknown weights ''", [*TRAIN, "--out", "run", "--init", ""]),
+    (2, "--init is for a new run", [*TRAIN, "--out", "run", "--resume", "--init", ""]),
+    (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "{files}/run", "--resume", "--limit", "0"]),
+    (2, "amp must be auto, fp32, bf16 or fp16, got ''", [*TRAIN, "--out", "run", "--amp", ""]),
+    (2, "amp must be auto, fp32, bf16 or fp16, got ''", [*TRAIN, "--out", "{files}/run", "--resume", "--amp", ""]),
+    (2, "weights cannot come with the package as ''", [*EXPORT, "--ship", ""]),
+    (2, "weights cannot come with the package as '../w'", [*EXPORT, "--ship", "../w"]),
+    (2, "--last-step and --ship are for checkpoints", [*EXPORT, "--onnx", "--ship", ""]),
     (2, "device 'gpu' cannot be used", [*TRAIN, "--out", "run", "--device", "gpu"]),
     (2, "amp must be auto, fp32, bf16 or fp16, got 'half'", [*TRAIN, "--out", "run", "--amp", "half"]),
     (2, "amp fp16 needs a CUDA GPU", [*TRAIN, "--out", "run", "--amp", "fp16", "--device", "cpu"]),

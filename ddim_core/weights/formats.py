@@ -125,7 +125,7 @@ def build(
         raise CheckpointError(f"{path}: {verdict} ({_first_line(error)}): use another copy") from error
     net.load_state_dict(_matched(net, tensors, path, verdict), assign=True)
     model = Adapter(net) if shifted else net
-    return model.to(device or "cpu").eval().requires_grad_(False), schedule
+    return model.to("cpu" if device is None else device).eval().requires_grad_(False), schedule
 
 
 def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) -> dict[str, Tensor]:
