@@ -174,7 +174,9 @@ def processes(device: str | None = None) -> Iterator[None]:
         yield
         return
     if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise UsageError(f"WORLD_SIZE is {world} without {', '.join(missing)}: start the processes by torchrun, or unset it")
+        raise UsageError(
+            f"WORLD_SIZE is {world} without {', '.join(missing)}: start the processes by torchrun, or unset it"
+        )
     kind, _, number = (device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
     if kind == "cuda":
         _take_gpu(number, int(os.environ["LOCAL_RANK"]))

@@ -26,7 +26,6 @@ from .errors import CheckpointError
 
 __all__ = [
     "load_tensors",
-    "read_description",
     "read_tensors",
     "save_tensors",
     "sha256_file",
@@ -153,12 +152,6 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
     if _digest(tensors, description) != description.get("content_sha256"):
         raise CheckpointError(f"{path} is damaged (its content does not match its sha256): use another copy")
     return tensors, description
-
-
-def read_description(path: str | Path, kind: str | None = None) -> dict:
-    """The description alone, without reading the tensors. Raises as `load_tensors`."""
-    with _opened(path) as f:
-        return _description(f, path, kind)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:

@@ -24,7 +24,15 @@ from .errors import DataError, UsageError
 from .files import temporary_name, write_atomically
 from .lock import in_turn
 
-__all__ = ["check_folder", "merge_results", "read_results", "read_samples", "samples_name", "write_results", "write_samples"]
+__all__ = [
+    "check_folder",
+    "merge_results",
+    "read_results",
+    "read_samples",
+    "samples_name",
+    "write_results",
+    "write_samples",
+]
 
 SHAPE = (1, 28, 28)  # of an image that can be judged
 _WORDS = {"weights_sha256": "weights", "classifier_sha256": "classifier", "train_sha256": "set of training images"}

@@ -25,7 +25,7 @@ from torch import Tensor
 from .data import DATASETS, Dataset
 from .device import widest
 from .errors import CheckpointError, NonFiniteError, UsageError
-from .files import load_tensors, read_description, save_tensors, sweep_unfinished, write_atomically
+from .files import load_tensors, save_tensors, sweep_unfinished, write_atomically
 from .recipes import TrainConfig
 from .unet import UNet, UNetConfig
 
@@ -177,12 +177,17 @@ def begun(path: str | Path) -> tuple[TrainConfig, dict]:
     In it, "loaded" is what `trainer.loaded` was: how the command line found the images; empty where a program gave them.
 
     Raises:
-        CheckpointError: no such file, or a damaged one.
+        CheckpointError: no such file, a damaged one, or one with settings that there are not.
     """
-    description = {"loaded": {}} | read_description(path, kind="training")
+    description = {"loaded": {}} | load_tensors(path, kind="training")[1]  # with its tensors: all of it is verified
     saved = description["config"]
     known = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved}
-    return TrainConfig(**{**known, "unet": UNetConfig(**saved["unet"])}), description
+    try:
+        return TrainConfig(**{**known, "unet": UNetConfig(**saved["unet"])}), description
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is of a run with unknown settings ({error}): use the version that wrote it"
+        ) from error
 
 
 def load(trainer, path: str | Path) -> None:

@@ -101,7 +101,11 @@ def test_one_process_alone_joins_nothing():
     [
         ("cuda", {"LOCAL_RANK": "99"}, "process 99 has no GPU, of .*: start no more processes, or choose --device cpu"),
         ("cuda:0", {}, "cuda:0 is one GPU for several processes: --device cuda gives one to each"),
-        ("cpu", {"LOCAL_RANK": None}, "WORLD_SIZE is 2 without LOCAL_RANK: start the processes by torchrun, or unset it"),
+        (
+            "cpu",
+            {"LOCAL_RANK": None},
+            "WORLD_SIZE is 2 without LOCAL_RANK: start the processes by torchrun, or unset it",
+        ),
         (None, {"RANK": None, "MASTER_PORT": None}, "WORLD_SIZE is 2 without RANK, MASTER_PORT: start"),
     ],
 )

@@ -18,7 +18,6 @@ from ddim_core import files
 from ddim_core.errors import CheckpointError, DiskError
 from ddim_core.files import (
     load_tensors,
-    read_description,
     save_tensors,
     sha256_file,
     sweep,
@@ -58,7 +57,6 @@ def test_what_is_saved_comes_back(file):
     tensors, description = load_tensors(file, kind="training")
     assert same(tensors, TENSORS)
     assert {k: description[k] for k in DESCRIPTION} == DESCRIPTION
-    assert read_description(file) == description
     assert os.listdir(file.parent) == [file.name], "nothing is left beside it"
 
 
@@ -164,11 +162,10 @@ def test_files_of_other_makers(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     for name in [*contents, "torch"]:
-        for load in (load_tensors, read_description):
-            with pytest.raises(CheckpointError, match="is damaged or not a safetensors file") as e:
-                load(tmp_path / name)
-            assert str(tmp_path / name) in str(e.value)
-            assert "\n" not in str(e.value)
+        with pytest.raises(CheckpointError, match="is damaged or not a safetensors file") as e:
+            load_tensors(tmp_path / name)
+        assert str(tmp_path / name) in str(e.value)
+        assert "\n" not in str(e.value)
     assert not (tmp_path / "ran").exists()
 
 
@@ -177,9 +174,8 @@ def test_files_of_other_makers(tmp_path):
 )
 def test_safetensors_of_other_makers(tmp_path, metadata):
     save_file({"a": torch.zeros(2)}, tmp_path / "x", metadata=metadata)
-    for load in (load_tensors, read_description):
-        with pytest.raises(CheckpointError, match="was not written by ddim_core"):
-            load(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="was not written by ddim_core"):
+        load_tensors(tmp_path / "x")
 
 
 def test_a_description_without_a_sum(tmp_path):
@@ -189,16 +185,14 @@ def test_a_description_without_a_sum(tmp_path):
 
 
 def test_another_kind(file):
-    for load in (load_tensors, read_description):
-        with pytest.raises(CheckpointError, match=r"x\.safetensors holds 'training', not 'weights'"):
-            load(file, kind="weights")
+    with pytest.raises(CheckpointError, match=r"x\.safetensors holds 'training', not 'weights'"):
+        load_tensors(file, kind="weights")
 
 
 def test_no_file(tmp_path):
     for path in (tmp_path / "x", tmp_path, tmp_path / "no" / "x"):
-        for load in (load_tensors, read_description):
-            with pytest.raises(CheckpointError, match="no such file"):
-                load(path)
+        with pytest.raises(CheckpointError, match="no such file"):
+            load_tensors(path)
 
 
 # --- faults while writing ----------------------------------------------------------------------------------------

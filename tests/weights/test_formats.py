@@ -568,10 +568,19 @@ def broken(name, folder, net):
         ("cut format B", "diffusion_pytorch_model.safetensors is damaged"),
         ("empty", "w.ckpt is damaged or not a file of tensors"),
         ("web page", "w.ckpt is damaged or holds more than tensors"),
-        ("code among tensors", "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)"),
-        ("code, older format", "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)"),
+        (
+            "code among tensors",
+            "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)",
+        ),
+        (
+            "code, older format",
+            "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)",
+        ),
         ("code alone", "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)"),
-        ("code, newer pickle", "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)"),
+        (
+            "code, newer pickle",
+            "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)",
+        ),
         ("whole module", "w.ckpt is damaged or holds more than tensors (torch's restricted unpickler refuses it)"),
         ("list", "w.ckpt does not hold only named tensors"),
         ("state inside", "w.ckpt does not hold only named tensors"),
