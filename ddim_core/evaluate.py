@@ -18,7 +18,8 @@ from .data import Dataset, fingerprint, is_folder, load_dataset, to_uint8
 from .device import enough_memory
 from .drawing import Drawing
 from .errors import UsageError
-from .kept import SHAPE, check_folder, merge_results, read_results, read_samples, samples_name, write_samples
+from .files import check_writable
+from .kept import SHAPE, merge_results, read_results, read_samples, samples_name, write_samples
 from .measures import FEWEST, Judge, Reference
 from .sample import check_eta
 from .tables import in_short
@@ -133,7 +134,7 @@ def evaluate(
     if out:
         merge_results(out, found)  # whether it can be written is known before hours of work
     if save_samples:
-        check_folder(save_samples)
+        check_writable(save_samples / samples_name(todo[0]))
     with tqdm(total=sum(_of(drawing, s).calls for s in todo), unit="step", disable=None, dynamic_ncols=True) as bar:
         bar.set_description_str("real images")
         reference = Reference(train, test, drawing.device)
@@ -273,6 +274,7 @@ def train_judge(
     path = out / "classifier.safetensors"
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or remove it")
+    check_writable(path)
     digits = load_dataset(dataset, data, limit=limit)
     # mnist-10k has no test images: judge on MNIST's own
     test = load_dataset("mnist", data, split="test")

@@ -6,6 +6,7 @@ carries a sha256 over all tensors and itself, checked on every load.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -25,6 +26,7 @@ from .cache import cannot_write
 from .errors import CheckpointError
 
 __all__ = [
+    "check_writable",
     "load_tensors",
     "read_tensors",
     "save_tensors",
@@ -74,6 +76,29 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_writable(path: str | Path) -> None:
+    """Try whether a file can be written to `path`, for use before long work; nothing is left of it, folders neither.
+
+    Raises:
+        DiskError: as `write_atomically`.
+    """
+    path, made = Path(path), []
+    try:
+        made = [f for f in path.parents if not f.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tried = temporary_name(path)
+        tried.touch()
+        tried.unlink()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            for empty in made:
+                empty.rmdir()
 
 
 def temporary_name(path: Path) -> Path:

@@ -19,13 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import cannot_write
 from .errors import DataError, UsageError
-from .files import temporary_name, write_atomically
+from .files import write_atomically
 from .lock import in_turn
 
 __all__ = [
-    "check_folder",
     "merge_results",
     "read_results",
     "read_samples",
@@ -80,17 +78,6 @@ def merge_results(out: Path, found: dict) -> None:
             found["rows"] += [row for row in there["rows"] if row["settings"] not in mine]
             found["of"], found["real"] = there["of"], found["real"] or there["real"]
         write_results(out, found)
-
-
-def check_folder(folder: Path) -> None:
-    """Make a folder for samples, so that it is known before hours of work. Raises DiskError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tried = temporary_name(folder / "x")
-        tried.touch()
-        tried.unlink()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
 
 
 def samples_name(s: dict) -> str:

@@ -163,7 +163,7 @@ FAULTS = [
     (2, "amp fp16 needs a CUDA GPU", [*SAMPLE, "--amp", "fp16", "--device", "cpu"]),
     (
         2,
-        "1000000000 images are too many for one PNG: --n 24855 at most, or --out FILE.npy",
+        "1000000000 images are too many for one PNG: --n 24806 at most, or --out FILE.npy",
         [*SAMPLE, "--n", "1000000000"],
     ),
     (2, "--out must end in .safetensors, got w.pt", ["export", "{files}/run/last.safetensors", "--out", "w.pt"]),

@@ -304,6 +304,16 @@ def test_a_judge_is_trained_and_judged(tmp_path):
     assert len(said) == 2
 
 
+def test_where_a_judge_cannot_go_is_known_before_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging.metrics, "train_classifier", lambda *args, **options: 1 / 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"cannot write .*/file/run/classifier\.safetensors"):
+        train_judge(tmp_path / "file" / "run", limit=8, epochs=1, command="c")
+    with pytest.raises(ZeroDivisionError):
+        train_judge(tmp_path / "new", limit=8, epochs=1, command="c")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_no_epochs(tmp_path, epochs):
     with pytest.raises(UsageError, match=f"epochs must be an integer of at least 1, got {epochs}"):
