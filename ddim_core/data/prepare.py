@@ -111,6 +111,11 @@ def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[s
     say(f"{archive}: sha256 {digest}")
     same = "the sha256 that" if digest == reported else f"not the sha256 {reported} that"
     say(f"{same} a user of the archive reported; its makers publish none, so this proves nothing")
-    kuzushiji.unpack(archive, folder, count=count)
+    try:
+        kuzushiji.unpack(archive, folder, count=count)
+    except DataError as error:
+        if given is None:  # it would be taken again the next time
+            raise DataError(f"{error} (remove {archive} for another download)") from error
+        raise
     if given is None:
         archive.unlink()  # all of it is now in the folder
