@@ -259,7 +259,7 @@ def train_judge(
     """Train the classifier of digits, and write it into the folder `out`, with its accuracy on MNIST's test images.
 
     Args:
-        dataset, data, limit: as in `load_dataset`. epochs, seed: as in `metrics.train_classifier`.
+        dataset, limit: as in `load_dataset`. data: folder that holds MNIST/raw, which the test images come from. epochs, seed: as in `metrics.train_classifier`.
         command: what this was asked for by, for the provenance. say: is told each line of what happens.
 
     Raises:
@@ -275,7 +275,7 @@ def train_judge(
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or remove it")
     check_writable(path)
-    digits = load_dataset(dataset, data, limit=limit)
+    digits = load_dataset(dataset, data if dataset == "mnist" else None, limit=limit)
     # mnist-10k has no test images: judge on MNIST's own
     test = load_dataset("mnist", data, split="test")
     model = metrics.train_classifier(

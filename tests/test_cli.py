@@ -118,6 +118,8 @@ FAULTS = [
     (2, "seed must be an integer of at least 0, got -1", [*TRAIN, "--out", "run", "--seed", "-1"]),
     (2, "unknown data set 'cats': choose one of mnist, mnist-10k", [*TRAIN, "--out", "run", "--dataset", "cats"]),
     (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "run", "--limit", "0"]),
+    (2, "mnist-10k comes with the package: leave it out", [*TRAIN, "--out", "run", "--data", "{files}"]),
+    (2, "mnist-10k comes with the package: leave it out", ["data", "mnist-10k", "--data", "{files}"]),
     (
         2,
         "--init is for a new run of a network that draws images",
@@ -907,3 +909,6 @@ def test_train_classifier(mnist, capsys):
     assert "of 10 test images" in capsys.readouterr().out
     provenance = describe("run/classifier.safetensors")["provenance"]
     assert (provenance["epochs"], provenance["seed"], provenance["images"]) == (1, 3, 20)
+    argv = ["train", "classifier", "--dataset", "mnist-10k", "--limit", "30", "--data", mnist, "--epochs", "1"]
+    assert ddim(*argv, "--out", "other") == 0
+    assert describe("other/classifier.safetensors")["provenance"]["images"] == 30
