@@ -162,7 +162,7 @@ def enough_memory(remedy: str) -> Iterator[None]:
 
 @contextmanager
 def processes(device: str | None = None) -> Iterator[None]:
-    """Under torchrun, join the other processes for a while, by NCCL, each with its own GPU, or by gloo; alone, do nothing.
+    """Under torchrun, join the other processes for a while: by NCCL, each with its own GPU, or by gloo. Else do nothing.
 
     Args:
         device: by name, as for `choose_device`; "cuda", or none where there are GPUs, stands for a GPU each.

@@ -114,9 +114,9 @@ def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None
         columns: images per row of the sheet; by default, as many as rows.
 
     Raises:
-        UsageError: another kind of file, columns < 1, a sheet of more images than it holds, or of images that are neither
-            grey nor in colour. DiskError: it cannot be written; this is known before anything is drawn, unless the disk
-            runs full. Otherwise as `Drawing.batches`.
+        UsageError: another kind of file, columns < 1, more images than a sheet holds, or such as are neither grey nor in
+            colour. DiskError: it cannot be written; unless the disk runs full, that is known before anything is drawn.
+            Otherwise as `Drawing.batches`.
     """
     out = check_out(out, columns)
     if _is_png(out):

@@ -259,7 +259,8 @@ def train_judge(
     """Train the classifier of digits, and write it into the folder `out`, with its accuracy on MNIST's test images.
 
     Args:
-        dataset, limit: as in `load_dataset`. data: folder that holds MNIST/raw, which the test images come from. epochs, seed: as in `metrics.train_classifier`.
+        dataset, limit: as in `load_dataset`. data: folder that holds MNIST/raw, which the test images come from.
+        epochs, seed: as in `metrics.train_classifier`.
         command: what this was asked for by, for the provenance. say: is told each line of what happens.
 
     Raises:

@@ -45,8 +45,8 @@ def launch(
 
     Raises:
         UsageError: settings out of range, or a checkpoint in `out` when the run is to begin. CheckpointError: no
-            checkpoint, or that of another run, when it is to continue. SystemExit: under torchrun, where the first process
-            failed. Otherwise as `load_dataset`, `train` and `processes`.
+            checkpoint, or that of another run, when it is to continue. SystemExit: another process failed, see
+            `first_alone`. Otherwise as `load_dataset`, `train` and `processes`.
     """
     # a folder is the same with or without the / that a shell appends
     bare = changes.get("dataset", "").rstrip(os.sep)

@@ -81,7 +81,7 @@ def _locked(path: Path, problem: str, patience: float = 0) -> Iterator[None]:
 
 
 def _take(path: Path, problem: str, until: float) -> int | None:
-    """The open file that carries the lock; None if there can be none. Raises UsageError: another process has it until then."""
+    """The open file that carries the lock; None if there can be none. Raises UsageError: another process has it."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

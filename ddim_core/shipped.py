@@ -53,7 +53,7 @@ def check_name(name: str) -> None:
 def ship(file: str | Path, name: str) -> Path:
     """Copy a file of weights into the package under a name, and enter its sha256 in the manifest; returns the copy.
 
-    For maintainers, in a checkout. Raises UsageError for a name that is none, CheckpointError for a damaged file, DiskError.
+    For maintainers, in a checkout. Raises UsageError as `check_name`, CheckpointError for a damaged file, DiskError.
     """
     check_name(name)
     file = Path(os.path.expanduser(file))

@@ -363,7 +363,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path, kind):
 
 
 def test_writers_with_one_number_do_not_meet(tmp_path):
-    """Threads of a process, or two containers, each with a process 1: what one writes the other neither takes nor removes."""
+    """Threads, or containers with a process 1 each: what one writes, the other neither takes nor removes."""
     path = tmp_path / "x"
 
     def parts():

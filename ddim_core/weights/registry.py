@@ -125,7 +125,8 @@ def find(name: str | os.PathLike[str], *kinds: str) -> Local | Source | Hub:
         kinds: which of "public", "shipped" and "path" are wanted; by default all.
 
     Raises:
-        UsageError: an unknown name, or one of another kind; a path where a name is wanted; a URL or hash in the environment that is not one.
+        UsageError: an unknown name, or one of another kind; a path where a name is wanted; a URL or hash in the
+            environment that is not one.
         CheckpointError: the manifest of the package is missing or damaged.
     """
     kinds = kinds or ("public", "shipped", "path")
