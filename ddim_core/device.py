@@ -162,7 +162,7 @@ def enough_memory(remedy: str) -> Iterator[None]:
 
 @contextmanager
 def processes(device: str | None = None) -> Iterator[None]:
-    """Under torchrun, join the other processes for a while: by NCCL, each with its own GPU, or by gloo. Else do nothing.
+    """Under torchrun, join the other processes for a while: by NCCL, each on its own GPU, or by gloo; else do nothing.
 
     Args:
         device: by name, as for `choose_device`; "cuda", or none where there are GPUs, stands for a GPU each.
@@ -177,7 +177,9 @@ def processes(device: str | None = None) -> Iterator[None]:
         raise UsageError(
             f"WORLD_SIZE is {world} without {', '.join(missing)}: start the processes by torchrun, or unset it"
         )
-    kind, _, number = (device or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
     if kind == "cuda":
         _take_gpu(number, int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")

@@ -114,7 +114,7 @@ def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None
         columns: images per row of the sheet; by default, as many as rows.
 
     Raises:
-        UsageError: another kind of file, columns < 1, more images than a sheet holds, or such as are neither grey nor in
+        UsageError: another kind of file, columns < 1, more images than a sheet holds, or such as are not grey or in
             colour. DiskError: it cannot be written; unless the disk runs full, that is known before anything is drawn.
             Otherwise as `Drawing.batches`.
     """

@@ -1,5 +1,5 @@
-"""One run per folder, one writer per file: locks that the system holds for a process and releases when the process ends,
-in any way."""
+"""One run per folder, one writer per file: locks that the system holds for a process and releases when it ends, in any
+way."""
 
 import contextlib
 import errno

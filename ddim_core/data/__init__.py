@@ -125,7 +125,7 @@ def load_dataset(
     Args:
         name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji", or a folder, see `is_folder` and `folder`.
             All but MNIST have a training split only.
-        root: folder in the layout of MNIST (torchvision's) or of kanji (one that holds `kkanji2`); for no other data set. By
+        root: folder in the layout of MNIST (torchvision's) or of kanji (one that holds `kkanji2`), for no other. By
             default MNIST is downloaded into the cache, and again if it is damaged there; kanji are looked for where
             `ddim data` puts them. In a folder given here, other digits in MNIST's files are accepted, with a note.
         split: "train" or "test".
