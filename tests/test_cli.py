@@ -130,7 +130,6 @@ FAULTS = [
     (2, "unknown weights 'mnits': choose one of ", [*TRAIN, "--out", "run", "--init", "mnits"]),
     (2, "unknown weights ''", [*TRAIN, "--out", "run", "--init", ""]),
     (2, "--init is for a new run", [*TRAIN, "--out", "run", "--resume", "--init", ""]),
-    (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "{files}/run", "--resume", "--limit", "0"]),
     (2, "amp must be auto, fp32, bf16 or fp16, got ''", [*TRAIN, "--out", "run", "--amp", ""]),
     (2, "amp must be auto, fp32, bf16 or fp16, got ''", [*TRAIN, "--out", "{files}/run", "--resume", "--amp", ""]),
     (2, "weights cannot come with the package as ''", [*EXPORT, "--ship", ""]),
