@@ -1,10 +1,11 @@
 """The command `ddim`: train, sample, evaluate, data, download, export, info.
 
 Errors end in one line on standard error and an exit code: 2 usage, 3 data, 4 checkpoint or weights, 5 loss or images
-not finite, 6 disk, 7 download not possible.
+not finite, 6 disk, 7 download not possible; 141 if nobody reads its output any more.
 """
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -12,10 +13,17 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import DDIMError, UsageError, printable
+from .errors import DDIMError, DiskError, UsageError, printable
 from .signals import ended_in_order
 
 __all__ = ["main"]
+
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose another, or change its permissions"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_CLOSED_PIPE = 128 + 13  # as shells report a program that SIGPIPE ended (Windows has no such signal)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     args.command_line = " ".join(["ddim", *(sys.argv[1:] if argv is None else argv)])
     try:
         with ended_in_order():
-            return args.run(args) or 0
+            code = args.run(args) or 0
+            print(end="", flush=True)  # what standard output does not take is known here, not when Python ends
+            return code
     except DDIMError as error:
         return _fail(str(error), error.exit_code)
     except (ValueError, TypeError) as error:  # the library's, for a value out of range
@@ -33,14 +43,36 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         return _fail("interrupted" if number == signal.SIGINT else "terminated", 128 + number)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:  # whoever reads the description of weights may stop; a run that was to be made was not
+        _discard_output()
+        return 0 if args.run is _info else _CLOSED_PIPE
+    except OSError as error:  # of a folder that may not be entered, a name that is too long, a full disk behind `>`
+        if (place := _place(error)) is None:
+            raise
+        remedy = _REMEDIES.get(error.errno, "choose another")
+        return _fail(f"{place} cannot be used ({error.strerror}): {remedy}", DiskError.exit_code)
 
 
 def _fail(message: str, code: int) -> int:
     print(f"ddim: {message}", file=sys.stderr)
     return code
+
+
+def _place(error: OSError) -> str | None:
+    """The file or folder of a fault, or standard output; None if it does not say."""
+    if error.filename is not None:
+        return " ".join(str(error.filename).split())
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _discard_output()
+        return "standard output"
+    return None
+
+
+def _discard_output() -> None:
+    """Let what waits for standard output go nowhere: Python would try it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(line: str) -> None:
@@ -117,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.set_defaults(run=_export)
     what = "last.safetensors of a run, or its folder; with --onnx or --litert, weights as `ddim sample` takes them"
-    p.add_argument("checkpoint", type=_path, metavar="CHECKPOINT", help=what)
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help=what)  # as it is: ./mnist is a folder, mnist may be a name
     p.add_argument("--out", type=_path, required=True, metavar="FILE.safetensors|FILE.onnx|FILE.tflite")
     graph = p.add_mutually_exclusive_group()
     graph.add_argument("--onnx", action="store_true", help="write the network as an ONNX file (needs the package onnx)")
@@ -182,7 +214,7 @@ def _given(args: argparse.Namespace, *names: str) -> dict:
 
 
 def _train(args: argparse.Namespace) -> int:
-    if args.init and (args.resume or args.recipe == "classifier"):
+    if args.init is not None and (args.resume or args.recipe == "classifier"):
         raise UsageError("--init is for a new run of a network that draws images: leave it out")
     out = args.out or Path("runs", args.recipe)
     told = {"command": args.command_line, "say": _say}
@@ -250,15 +282,17 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from . import weights
+    from . import shipped, weights
 
     if args.onnx or args.litert:
         return _export_graph(args)
+    if args.ship is not None:
+        shipped.check_name(args.ship)
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out must end in .safetensors, got {args.out}")
     provenance = weights.export(args.checkpoint, args.out, average=not args.last_step)["provenance"]
     print(f"{args.out}: {provenance['steps']} steps on {provenance['images']} images")
-    if args.ship:
+    if args.ship is not None:
         print(f"shipped as {weights.ship(args.out, args.ship)}")
 
 
@@ -266,7 +300,7 @@ def _export_graph(args: argparse.Namespace) -> None:
     from .litert import export_litert
     from .onnx import export_onnx
 
-    if args.last_step or args.ship:
+    if args.last_step or args.ship is not None:
         flag = "--onnx" if args.onnx else "--litert"
         raise UsageError(f"--last-step and --ship are for checkpoints: with {flag} leave them out")
     done = (export_onnx if args.onnx else export_litert)(args.checkpoint, args.out)

@@ -161,14 +161,28 @@ def enough_memory(remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def processes() -> Iterator[None]:
-    """Under torchrun, join the other processes (NCCL on GPUs, gloo on CPUs) for a while; alone, do nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def processes(device: str | None = None) -> Iterator[None]:
+    """Under torchrun, join the other processes for a while: by NCCL, each on its own GPU, or by gloo; else do nothing.
+
+    Args:
+        device: by name, as for `choose_device`; "cuda", or none where there are GPUs, stands for a GPU each.
+
+    Raises:
+        UsageError: fewer GPUs than processes, one GPU ("cuda:0") for all, or an environment that torchrun did not set.
+    """
+    if (world := os.environ.get("WORLD_SIZE", "1")) == "1":
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(
+            f"WORLD_SIZE is {world} without {', '.join(missing)}: start the processes by torchrun, or unset it"
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        _take_gpu(number, int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
         dist.barrier()  # nobody leaves, for a fault of its own, before all have joined
         yield
@@ -176,11 +190,35 @@ def processes() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def _take_gpu(number: str, rank: int) -> None:
+    """Make the GPU with the process's number on this machine its own. Raises UsageError as `processes`."""
+    if number:
+        raise UsageError(f"cuda:{number} is one GPU for several processes: --device cuda gives one to each")
+    if rank >= (count := torch.cuda.device_count()):
+        raise UsageError(f"process {rank} has no GPU, of {count} here: start no more processes, or choose --device cpu")
+    torch.cuda.set_device(rank)
+
+
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """What is done inside is done by the first process alone, then by the others: for downloads."""
-    if dist.is_initialized() and dist.get_rank() > 0:
-        dist.barrier()
-    yield
-    if dist.is_initialized() and dist.get_rank() == 0:
-        dist.barrier()
+    """What is done inside is done by the first process alone, then by the others: for downloads, and for files.
+
+    If the first fails, which it says itself, the others do nothing and end with its exit code, by SystemExit.
+    """
+    if not dist.is_initialized():
+        yield
+        return
+    code = [0]
+    if dist.get_rank() == 0:
+        try:
+            yield
+        except BaseException as error:
+            code = [getattr(error, "exit_code", 1)]
+            raise
+        finally:
+            dist.broadcast_object_list(code)
+    else:
+        dist.broadcast_object_list(code)
+        if code[0]:
+            raise SystemExit(code[0])
+        yield

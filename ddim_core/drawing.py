@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import chain
@@ -19,8 +20,8 @@ from torch import Tensor
 from .adapt import image_shape
 from .device import choose_amp, choose_device, enough_memory
 from .errors import DiskError, NonFiniteError, UsageError
-from .files import write_atomically
-from .plots import png, tile
+from .files import check_writable, write_atomically
+from .plots import png, sheet_size, tile
 from .weights.formats import build, read
 from .weights.registry import resolve
 
@@ -113,10 +114,14 @@ def write(drawing: Drawing, out: str | Path, columns: int | None = None) -> None
         columns: images per row of the sheet; by default, as many as rows.
 
     Raises:
-        UsageError: another kind of file, columns < 1, more images than a sheet holds. DiskError: it cannot be written.
+        UsageError: another kind of file, columns < 1, more images than a sheet holds, or such as are not grey or in
+            colour. DiskError: it cannot be written; unless the disk runs full, that is known before anything is drawn.
             Otherwise as `Drawing.batches`.
     """
     out = check_out(out, columns)
+    if _is_png(out):
+        _check_sheet(drawing, columns)
+    check_writable(out)
     with closing(drawing.batches()) as batches:
         write_atomically(out, _png(drawing, batches, columns) if _is_png(out) else _npy(drawing, batches, out))
 
@@ -135,15 +140,29 @@ def _is_png(out: Path) -> bool:
     return out.suffix.lower() == ".png"
 
 
+def _check_sheet(drawing: Drawing, columns: int | None) -> None:
+    """Raise UsageError unless the images can be tiled, and the sheet is one that Pillow opens without a warning."""
+    channels, height, width = drawing.shape
+    if channels not in (1, 3):
+        raise UsageError(f"a PNG holds images of 1 or 3 channels, {drawing.weights} draws {channels}: --out FILE.npy")
+
+    def pixels(n: int) -> int:
+        return _SCALE**2 * math.prod(sheet_size(n, height, width, _columns(n, columns), _PAD))
+
+    if pixels(drawing.n) > Image.MAX_IMAGE_PIXELS:
+        most = bisect_right(range(1, drawing.n), Image.MAX_IMAGE_PIXELS, key=pixels)
+        fewer = f"--n {most} at most, or " if most else ""
+        raise UsageError(f"{drawing.n} images are too many for one PNG: {fewer}--out FILE.npy")
+
+
+def _columns(n: int, given: int | None) -> int:
+    return math.isqrt(n - 1) + 1 if given is None else given  # the square root of n, rounded up
+
+
 def _png(drawing: Drawing, batches: Iterator[Tensor], columns: int | None) -> bytes:
-    """The sheet, at most as large as Pillow opens without a warning."""
-    n, (_, height, width) = drawing.n, drawing.shape
-    most = Image.MAX_IMAGE_PIXELS // (_SCALE**2 * (height + _PAD) * (width + _PAD))
-    if n > most:
-        raise UsageError(f"{n} images are too many for one PNG: --n {most} at most, or --out FILE.npy")
     with enough_memory("draw fewer with --n, or write --out FILE.npy"):
         images = torch.cat(list(batches))
-        return png(tile(images, columns=columns or math.ceil(math.sqrt(n)), pad=_PAD, scale=_SCALE))
+        return png(tile(images, columns=_columns(drawing.n, columns), pad=_PAD, scale=_SCALE))
 
 
 def _npy(drawing: Drawing, batches: Iterator[Tensor], out: Path) -> Iterator[bytes]:

@@ -18,7 +18,8 @@ from .data import Dataset, fingerprint, is_folder, load_dataset, to_uint8
 from .device import enough_memory
 from .drawing import Drawing
 from .errors import UsageError
-from .kept import SHAPE, added, check_folder, read_results, read_samples, samples_name, write_results, write_samples
+from .files import check_writable
+from .kept import SHAPE, merge_results, read_results, read_samples, samples_name, write_samples
 from .measures import FEWEST, Judge, Reference
 from .sample import check_eta
 from .tables import in_short
@@ -127,13 +128,13 @@ def evaluate(
     found = read_results(out, of) if out and out.exists() else {"of": of, "real": {}, "rows": []}
     hashes = {key: of[key] for key in ("weights_sha256", "classifier_sha256")}
     settings = [{**cell, "seed": seed, "amp": drawing.amp, **hashes} for cell in cells]
-    todo = [s for s in settings if all(row["settings"] != s for row in found["rows"])]
+    todo = [s for s in settings if _lacks(found, s)]
     if not todo:
         return found
     if out:
-        write_results(out, found)  # whether it can be written is known before hours of work
+        merge_results(out, found)  # whether it can be written is known before hours of work
     if save_samples:
-        check_folder(save_samples)
+        check_writable(save_samples / samples_name(todo[0]))
     with tqdm(total=sum(_of(drawing, s).calls for s in todo), unit="step", disable=None, dynamic_ncols=True) as bar:
         bar.set_description_str("real images")
         reference = Reference(train, test, drawing.device)
@@ -142,20 +143,27 @@ def evaluate(
         bar.unpause()
         for i, s in enumerate(todo, 1):
             bar.set_description_str(f"row {i}/{len(todo)}")
+            if not _lacks(found, s):  # another process has made it meanwhile
+                bar.total -= _of(drawing, s).calls
+                continue
             images, sampled = _samples(_of(drawing, s), s, samples, save_samples, bar)
             started = time.perf_counter()
             with enough_memory("judge fewer with --n"):
                 figures = {**judge.figures(images), "floor": judge.floor(s["n"])}
             judged = {**_here(drawing.device), "seconds": round(time.perf_counter() - started, 3)}
             made = {"command": command, "sampled": sampled, "judged": judged}
-            found["rows"].append({"settings": s, "figures": figures, "made": made})
+            row = {"settings": s, "figures": figures, "made": made}
+            found["rows"].append(row)
             if out:
-                found["rows"] += added(out, of, found["rows"])
-                write_results(out, found)
+                merge_results(out, found)
             if len(todo) > 1:
                 bar.clear()
-                say(f"row {i} of {len(todo)}: {in_short(found['rows'][-1])}")
+                say(f"row {i} of {len(todo)}: {in_short(row)}")
     return found
+
+
+def _lacks(found: dict, s: dict) -> bool:
+    return all(row["settings"] != s for row in found["rows"])
 
 
 def _common(drawing: Drawing, cells: Sequence[dict], train: Dataset, test: Dataset, seed: int) -> dict:
@@ -251,7 +259,8 @@ def train_judge(
     """Train the classifier of digits, and write it into the folder `out`, with its accuracy on MNIST's test images.
 
     Args:
-        dataset, data, limit: as in `load_dataset`. epochs, seed: as in `metrics.train_classifier`.
+        dataset, limit: as in `load_dataset`. data: folder that holds MNIST/raw, which the test images come from.
+        epochs, seed: as in `metrics.train_classifier`.
         command: what this was asked for by, for the provenance. say: is told each line of what happens.
 
     Raises:
@@ -266,7 +275,8 @@ def train_judge(
     path = out / "classifier.safetensors"
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or remove it")
-    digits = load_dataset(dataset, data, limit=limit)
+    check_writable(path)
+    digits = load_dataset(dataset, data if dataset == "mnist" else None, limit=limit)
     # mnist-10k has no test images: judge on MNIST's own
     test = load_dataset("mnist", data, split="test")
     model = metrics.train_classifier(

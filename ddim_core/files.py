@@ -6,10 +6,13 @@ carries a sha256 over all tensors and itself, checked on every load.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterable
@@ -23,17 +26,19 @@ from .cache import cannot_write
 from .errors import CheckpointError
 
 __all__ = [
+    "check_writable",
     "load_tensors",
-    "read_description",
     "read_tensors",
     "save_tensors",
     "sha256_file",
     "sweep",
+    "sweep_unfinished",
     "temporary_name",
     "write_atomically",
 ]
 
 _KEY = "ddim_core"
+_HEX = "[0-9a-f]"  # a digit of a token
 
 
 def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None:
@@ -73,13 +78,47 @@ def write_atomically(path: str | Path, content: bytes | Iterable[bytes]) -> None
             os.close(folder)
 
 
-def temporary_name(path: Path) -> Path:
-    """Where a file or folder is written before it takes the name `path`: hidden beside it, with this process's number.
+def check_writable(path: str | Path) -> None:
+    """Try whether a file can be written to `path`, for use before long work; nothing is left of it, folders neither.
 
+    Raises:
+        DiskError: as `write_atomically`.
+    """
+    path, made = Path(path), []
+    try:
+        made = [f for f in path.parents if not f.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tried = temporary_name(path)
+        tried.touch()
+        tried.unlink()
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            for empty in made:
+                empty.rmdir()
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file or folder is written before it takes the name `path`: hidden beside it, `.NAME.PROCESS.TOKEN.tmp`.
+
+    Each call gives another name: threads share the number of their process, and so may containers that share a folder.
     What killed processes have left there is removed.
     """
-    sweep(path.parent, f".{glob.escape(path.name)}.*.tmp")
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sweep_unfinished(path.parent, glob.escape(path.name))
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def sweep_unfinished(folder: Path, *names: str) -> None:
+    """Remove what killed processes have left in a folder of files that they were writing there.
+
+    Args:
+        names: of the files, or patterns of such names.
+    """
+    for name in names:
+        sweep(folder, f".{name}.*.{_HEX * 8}.tmp")
 
 
 def sweep(folder: Path, pattern: str) -> None:
@@ -99,16 +138,15 @@ def _abandoned(left: Path) -> bool:
         age = time.time() - left.stat().st_mtime
     except OSError:
         return False
-    number = left.name.split(".")[-2] if left.name.endswith(".tmp") else ""
-    if os.name != "posix" or not number.isdecimal() or not 0 < int(number) < 2**31:
-        return age > 3600
-    try:
-        os.kill(int(number), 0)  # only asks; on Windows it would end the process
-    except ProcessLookupError:
-        return age > 60
-    except OSError:
-        pass
-    return int(number) == os.getpid() or age > 3600
+    number = re.search(rf"\.([1-9][0-9]{{0,9}})\.{_HEX}{{8}}\.tmp$", left.name)
+    if os.name == "posix" and number:
+        try:
+            os.kill(int(number[1]), 0)  # only asks; on Windows it would end the process
+        except ProcessLookupError:
+            return age > 60
+        except (OSError, OverflowError):  # another user's, or none that a process can have
+            pass
+    return age > 3600
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict) -> None:
@@ -139,12 +177,6 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
     if _digest(tensors, description) != description.get("content_sha256"):
         raise CheckpointError(f"{path} is damaged (its content does not match its sha256): use another copy")
     return tensors, description
-
-
-def read_description(path: str | Path, kind: str | None = None) -> dict:
-    """The description alone, without reading the tensors. Raises as `load_tensors`."""
-    with _opened(path) as f:
-        return _description(f, path, kind)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:

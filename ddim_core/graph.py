@@ -51,8 +51,8 @@ def export_graph(
     out = Path(out).expanduser()
     if out.suffix != ending:
         raise UsageError(f"--out must end in {ending}, got {out}")
-    model, schedule = load(str(name))
-    model, digest = rounded(model, name), describe(str(name))["sha256"]
+    model, schedule = load(name)
+    model, digest = rounded(model, name), describe(name)["sha256"]
     content = build(model, schedule, digest)
     t = torch.tensor([1, max(schedule.T // 2, 1), schedule.T])
     x = torch.randn(len(t), *image_shape(model), generator=torch.Generator().manual_seed(0))

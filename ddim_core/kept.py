@@ -19,11 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import cannot_write
 from .errors import DataError, UsageError
-from .files import temporary_name, write_atomically
+from .files import write_atomically
+from .lock import in_turn
 
-__all__ = ["added", "check_folder", "read_results", "read_samples", "samples_name", "write_results", "write_samples"]
+__all__ = [
+    "merge_results",
+    "read_results",
+    "read_samples",
+    "samples_name",
+    "write_results",
+    "write_samples",
+]
 
 SHAPE = (1, 28, 28)  # of an image that can be judged
 _WORDS = {"weights_sha256": "weights", "classifier_sha256": "classifier", "train_sha256": "set of training images"}
@@ -58,21 +65,19 @@ def read_results(out: Path, of: dict) -> dict:
     return found
 
 
-def added(out: Path, of: dict, rows: list[dict]) -> list[dict]:
-    """The rows that another process has meanwhile written there."""
-    there = read_results(out, of)["rows"] if out.exists() else []
-    return [row for row in there if all(row["settings"] != mine["settings"] for mine in rows)]
+def merge_results(out: Path, found: dict) -> None:
+    """Write the results file with the rows that another process has meanwhile written there; they are added to `found`.
 
-
-def check_folder(folder: Path) -> None:
-    """Make a folder for samples, so that it is known before hours of work. Raises DiskError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tried = temporary_name(folder / "x")
-        tried.touch()
-        tried.unlink()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    Raises:
+        UsageError: as `read_results` and `in_turn`. DiskError: as `write_results`.
+    """
+    with in_turn(out):
+        if out.exists():
+            there = read_results(out, found["of"])
+            mine = [row["settings"] for row in found["rows"]]
+            found["rows"] += [row for row in there["rows"] if row["settings"] not in mine]
+            found["of"], found["real"] = there["of"], found["real"] or there["real"]
+        write_results(out, found)
 
 
 def samples_name(s: dict) -> str:

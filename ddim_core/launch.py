@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def launch(
 
     Raises:
         UsageError: settings out of range, or a checkpoint in `out` when the run is to begin. CheckpointError: no
-            checkpoint, or that of another run, when it is to continue. Otherwise as `load_dataset` and `train`.
+            checkpoint, or that of another run, when it is to continue. SystemExit: another process failed, see
+            `first_alone`. Otherwise as `load_dataset`, `train` and `processes`.
     """
     # a folder is the same with or without the / that a shell appends
     bare = changes.get("dataset", "").rstrip(os.sep)
@@ -60,21 +62,24 @@ def launch(
     if is_folder(config.dataset):
         own["resolution"] = _resolution(config, name, own["resolution"])
         config = fit_images(config, 1 if own["grey"] else 3, own["resolution"])  # before all the images are read
-    with processes(), alone(out):
+    with processes(device), ExitStack() as held:
         with first_alone():
+            held.enter_context(alone(out))
             data = load_dataset(config.dataset, images["data"], limit=images["limit"], **own)
         config = fit_images(config, *data.images.shape[1:3])
-        trainer = Trainer(config, data.images, device=device, amp=amp or "auto", compile=compile)
+        trainer = Trainer(config, data.images, device=device, amp="auto" if amp is None else amp, compile=compile)
         trainer.loaded = {"recipe": name, **images}
         if resume:
             run.load(trainer, checkpoint)
-        elif init:
+        elif init is not None:
             run.start_from(trainer, init)
         if trainer.steps_done >= trainer.total_steps:
             say(f"{checkpoint} has done all {config.epochs} epochs: ask for more with --epochs")
             return 0
+        with first_alone():
+            if trainer.rank == 0:
+                run.write_start(trainer, out, command, data)
         if trainer.rank == 0:
-            run.write_start(trainer, out, command, data)
             for note in [*notes, *(f"{shown(data.name)}: {note}" for note in data.notes)]:
                 say(note)
         with run.Stop() as stop:
@@ -104,11 +109,12 @@ def _as_begun(
         config = replace(config, unet=RECIPES[name].unet)
     elif loaded["recipe"] != name:
         raise UsageError(f"{checkpoint} belongs to a run of the recipe {loaded['recipe']}, not of {name}")
-    images = {option: value or loaded.get(option) or value for option, value in images.items()}
+    # 0 is asked for as well, and refused where it is read
+    images = {k: loaded.get(k, v) if v is None or v is False else v for k, v in images.items()}
     on = choose_device(device)
     if amp is None and on.type == description.get("device"):
         amp = description["amp"]
-    new = {**changes, "amp": choose_amp(on, amp or "auto")}
+    new = {**changes, "amp": choose_amp(on, "auto" if amp is None else amp)}
     old = {setting: getattr(config, setting) for setting in run.MAY_CHANGE} | {"amp": description["amp"]}
     notes = [
         f"{setting} {new[setting]} instead of {old[setting]}, which the run had before"

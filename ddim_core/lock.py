@@ -1,10 +1,12 @@
-"""One run per folder: a lock that the system holds for a process and releases when the process ends, in any way."""
+"""One run per folder, one writer per file: locks that the system holds for a process and releases when it ends, in any
+way."""
 
 import contextlib
 import errno
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +15,13 @@ import torch.distributed as dist
 
 from .errors import UsageError
 
-__all__ = ["LOCK", "alone"]
+__all__ = ["LOCK", "alone", "in_turn"]
 
 LOCK = ".lock"  # the file in a run's folder that is locked
 _FAR = 2**30  # where Windows locks a byte: others cannot read a locked one
-_held: set[Path] = set()  # by this process, which may ask again
+_PATIENCE = 60  # seconds for which a writer waits for another
+_held: set[Path] = set()  # folders of runs of this process, which may ask again
+_unlocked: set[Path] = set()  # folders without locks, of which that was said
 
 
 @contextmanager
@@ -35,14 +39,37 @@ def alone(out: str | Path) -> Iterator[None]:
     if folder in _held or (dist.is_initialized() and dist.get_rank() > 0):
         yield
         return
-    path = folder / LOCK
+    with _locked(folder / LOCK, f"{folder} belongs to a run that is under way"):
+        _held.add(folder)
+        try:
+            yield
+        finally:
+            _held.discard(folder)
+
+
+@contextmanager
+def in_turn(file: str | Path) -> Iterator[None]:
+    """Inside, nobody else is inside for this file, to read what is there and write it anew: each waits for its turn.
+
+    The lock is on a file `.NAME.lock` beside it, with the same exceptions as in `alone`.
+
+    Raises:
+        UsageError: it is another's turn for a minute.
+    """
+    path = Path(os.path.expanduser(file))
+    place = Path(os.path.realpath(path.parent)) / f".{path.name}{LOCK}"
+    with _locked(place, f"{path} is being written by another process", _PATIENCE):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, problem: str, patience: float = 0) -> Iterator[None]:
+    folder = path.parent
     made = [f for f in (folder, *folder.parents) if not f.exists()]
-    file = _take(path)
-    _held.add(folder)
+    file = _take(path, problem, time.monotonic() + patience)
     try:
         yield
     finally:
-        _held.discard(folder)
         if file is not None:
             steps = [path.unlink, lambda: os.close(file)]
             for step in steps if os.name == "posix" else reversed(steps):  # Windows does not remove open files
@@ -53,8 +80,8 @@ def alone(out: str | Path) -> Iterator[None]:
                     empty.rmdir()
 
 
-def _take(path: Path) -> int | None:
-    """The open file that carries the lock; None if there can be none."""
+def _take(path: Path, problem: str, until: float) -> int | None:
+    """The open file that carries the lock; None if there can be none. Raises UsageError: another process has it."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,16 +93,19 @@ def _take(path: Path) -> int | None:
         except BlockingIOError:
             who = os.read(file, 200).decode(errors="replace")
             os.close(file)
-            raise UsageError(
-                f"{path.parent} belongs to a run that is under way{f' ({who})' if who else ''}: wait for it or stop it, "
-                "or choose another --out"
-            ) from None
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            who = f" ({who})" if who else ""
+            raise UsageError(f"{problem}{who}: wait for it or stop it, or choose another --out") from None
         except OSError as error:
-            reason = error.strerror or error
-            print(
-                f"ddim: {path.parent} cannot be locked ({reason}): make sure that no second run writes there",
-                file=sys.stderr,
-            )
+            if path.parent not in _unlocked:
+                _unlocked.add(path.parent)
+                reason = error.strerror or error
+                print(
+                    f"ddim: {path.parent} cannot be locked ({reason}): make sure that no second run writes there",
+                    file=sys.stderr,
+                )
             return file
         # the file may have been removed between the two calls, by the run that ended: such a lock keeps nobody out
         with contextlib.suppress(FileNotFoundError):

@@ -217,7 +217,7 @@ def load_classifier(path=None) -> Classifier:
     Raises:
         CheckpointError: the file is missing or damaged, or is not a classifier, or holds numbers that are not finite.
     """
-    path = path or verified("classifier")
+    path = verified("classifier") if path is None else path
     tensors, _ = load_tensors(path, kind=KIND)
     if broken := _not_finite(tensors):
         raise CheckpointError(f"{path}: the classifier's {broken!r} is not finite: use another file")

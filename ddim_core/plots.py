@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .data import to_uint8
 
-__all__ = ["NOISE", "PREDICTION", "SIGNAL", "png", "show", "strip", "tile"]
+__all__ = ["NOISE", "PREDICTION", "SIGNAL", "png", "sheet_size", "show", "strip", "tile"]
 
 # the colours of the image's share (blue), the noise's share (red), and what a model predicts (green)
 SIGNAL, NOISE, PREDICTION = "#2166ac", "#d6604d", "#1b7837"
@@ -29,19 +29,26 @@ def tile(images: Tensor, columns: int = 8, *, pad: int = 2, scale: int = 1) -> I
     Raises:
         ValueError: a tensor of another shape, or columns < 1.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0 or columns < 1:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise ValueError(f"images must be [N, 1 or 3, H, W] with N >= 1, got {tuple(images.shape)}")
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
     pixels = images if images.dtype == torch.uint8 else to_uint8(images.detach().float())
     pixels = pixels.cpu().numpy().transpose(0, 2, 3, 1)
     n, h, w, c = pixels.shape
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + pad) + pad, columns * (w + pad) + pad, c), 128, np.uint8)
+    columns, (width, height) = min(columns, n), sheet_size(n, h, w, columns, pad)
+    sheet = np.full((height, width, c), 128, np.uint8)
     for i in range(n):
         top, left = pad + i // columns * (h + pad), pad + i % columns * (w + pad)
         sheet[top : top + h, left : left + w] = pixels[i]
     image = Image.fromarray(sheet.squeeze(2) if c == 1 else sheet)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def sheet_size(n: int, height: int, width: int, columns: int, pad: int) -> tuple[int, int]:
+    """(width, height) in pixels of what `tile` makes of n images of this height and width, before it is scaled."""
+    columns = min(columns, n)
+    return columns * (width + pad) + pad, -(-n // columns) * (height + pad) + pad
 
 
 def png(image: Image.Image) -> bytes:

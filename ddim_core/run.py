@@ -25,7 +25,7 @@ from torch import Tensor
 from .data import DATASETS, Dataset
 from .device import widest
 from .errors import CheckpointError, NonFiniteError, UsageError
-from .files import load_tensors, read_description, save_tensors, write_atomically
+from .files import load_tensors, save_tensors, sweep_unfinished, write_atomically
 from .recipes import TrainConfig
 from .unet import UNet, UNetConfig
 
@@ -45,6 +45,7 @@ __all__ = [
 
 CHECKPOINT = "last.safetensors"  # from which a run goes on
 METRICS = "metrics.jsonl"  # a line for each epoch
+_WRITTEN = (CHECKPOINT, METRICS, "samples_epoch_*.png", "config.json", "starts.jsonl")
 MAY_CHANGE = ("epochs", "lr")  # settings with which a run may go on in another way than it began
 _CHECK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
 _SHEETS_APART = 10  # seconds between sheets of samples: on a GPU an epoch may take a second
@@ -176,12 +177,17 @@ def begun(path: str | Path) -> tuple[TrainConfig, dict]:
     In it, "loaded" is what `trainer.loaded` was: how the command line found the images; empty where a program gave them.
 
     Raises:
-        CheckpointError: no such file, or a damaged one.
+        CheckpointError: no such file, a damaged one, or one with settings that there are not.
     """
-    description = {"loaded": {}} | read_description(path, kind="training")
+    description = {"loaded": {}} | load_tensors(path, kind="training")[1]  # with its tensors: all of it is verified
     saved = description["config"]
     known = {f.name: saved[f.name] for f in fields(TrainConfig) if f.name in saved}
-    return TrainConfig(**{**known, "unet": UNetConfig(**saved["unet"])}), description
+    try:
+        return TrainConfig(**{**known, "unet": UNetConfig(**saved["unet"])}), description
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is of a run with unknown settings ({error}): use the version that wrote it"
+        ) from error
 
 
 def load(trainer, path: str | Path) -> None:
@@ -288,8 +294,7 @@ def write_start(trainer, out: Path, command: str, data: Dataset) -> None:
     if not trainer.saved and (out / CHECKPOINT).exists():
         raise UsageError(f"{out / CHECKPOINT} exists: go on with --resume, or choose another --out")
 
-    for stale in out.glob(".*.tmp"):  # of a process that was killed while it wrote
-        stale.unlink()
+    sweep_unfinished(out, *_WRITTEN)
     config = {"config": asdict(trainer.config), "data_sha256": trainer.data_sha256, "images": len(trainer.images)}
     write_atomically(out / "config.json", (json.dumps(config, indent=1) + "\n").encode())
     start = {

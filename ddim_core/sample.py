@@ -217,7 +217,8 @@ def generate(
             model, `ceil(n / batch_size) S` times.
 
     Returns:
-        x_0 `[n, C, H, W]`, pixels in [-1, 1] (values outside are clipped), in the state's dtype and on its device.
+        x_0 `[n, C, H, W]`, pixels in [-1, 1] (values outside are clipped; those that are not finite become NaN), in the
+        state's dtype and on its device.
 
     Raises:
         ValueError: n < 1, a negative seed or first, another noise, no shape to be found, another dtype; and as `sample`.
@@ -242,6 +243,7 @@ def generate(
                 if state.t > 0:
                     report()
             torch.clamp(state.xt, -1, 1, out=part)
+            part.masked_fill_(~state.xt.isfinite(), math.nan)  # an infinity would look like black or white
     return images
 
 
@@ -257,7 +259,7 @@ def _state_like(model: Denoiser, device: str | torch.device | None, dtype: torch
         )
     if device is None and parameter is not None:
         device = parameter.device
-    return torch.empty(0, device=device or "cpu", dtype=dtype)
+    return torch.empty(0, device="cpu" if device is None else device, dtype=dtype)
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
+import re
 from importlib import resources
 from pathlib import Path
 
-from .errors import CheckpointError
+from .errors import CheckpointError, UsageError
 from .files import load_tensors, sha256_file, write_atomically
+from .lock import in_turn
 
-__all__ = ["assets", "checked", "manifest", "ship"]
+__all__ = ["assets", "check_name", "checked", "manifest", "ship"]
 
 
 def assets() -> Path:
@@ -42,16 +44,25 @@ def checked(path: Path, sha256: str) -> Path:
     return path
 
 
+def check_name(name: str) -> None:
+    """Raise UsageError for what cannot be the name of weights that come with the package."""
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise UsageError(f"weights cannot come with the package as {name!r}: choose a name of letters, digits, - and _")
+
+
 def ship(file: str | Path, name: str) -> Path:
     """Copy a file of weights into the package under a name, and enter its sha256 in the manifest; returns the copy.
 
-    For maintainers, in a checkout. Raises CheckpointError for a damaged file, DiskError.
+    For maintainers, in a checkout. Raises UsageError as `check_name`, CheckpointError for a damaged file, DiskError.
     """
+    check_name(name)
     file = Path(os.path.expanduser(file))
     load_tensors(file)
     content = file.read_bytes()
     target = assets() / f"{name}.safetensors"
     write_atomically(target, content)
-    entries = manifest() | {name: {"file": target.name, "sha256": hashlib.sha256(content).hexdigest()}}
-    write_atomically(assets() / "manifest.json", (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
+    path = assets() / "manifest.json"
+    with in_turn(path):
+        entries = manifest() | {name: {"file": target.name, "sha256": hashlib.sha256(content).hexdigest()}}
+        write_atomically(path, (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
     return target

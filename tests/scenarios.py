@@ -115,13 +115,27 @@ def killed_in_training(folder: Path) -> dict:
     }
 
 
+def together(action) -> list[int]:
+    """The codes of two processes that do the same, as torchrun starts them."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+
+    def one(rank: int) -> int:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return action()
+
+    return [ended(pid) for pid in [fork(lambda r=rank: one(r)) for rank in range(2)]]
+
+
 def two_processes(folder: Path) -> dict:
     config = replace(TINY_RUN, unet=replace(TINY, dropout=0.0), epochs=2)
 
     def run(out: Path, config=config, stop_at: int | None = None) -> int:
-        with processes():
+        with processes("cpu"):
             try:
-                trainer = Trainer(config, tiny_images(), amp="fp32")
+                trainer = Trainer(config, tiny_images(), device="cpu", amp="fp32")
             except DDIMError as error:
                 return error.exit_code
             # one of the processes is told to stop, the other is not
@@ -129,18 +143,6 @@ def two_processes(folder: Path) -> dict:
             stop = lambda: bool(stop_at) and me and trainer.steps_done >= stop_at  # noqa: E731
             follow(trainer, out / str(trainer.rank) if trainer.rank else out, stop=stop)
         return trainer.steps_done
-
-    def together(action) -> list[int]:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = str(s.getsockname()[1])
-
-        def one(rank: int) -> int:
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            return action()
-
-        return [ended(pid) for pid in [fork(lambda r=rank: one(r)) for rank in range(2)]]
 
     def losses(out: Path) -> list[float]:
         return [float.fromhex(line.split()[1]) for line in lines(out / "losses")]
@@ -157,21 +159,59 @@ def two_processes(folder: Path) -> dict:
     return result
 
 
+def ddim(logs: Path, *argv: str) -> int:
+    """The command in this process; its output is added to files."""
+    with (
+        open(f"{logs}.stdout", "a", encoding="utf-8") as o,
+        open(f"{logs}.stderr", "a", encoding="utf-8") as e,
+        redirect_stdout(o),
+        redirect_stderr(e),
+    ):
+        try:
+            return main(list(argv))
+        except SystemExit as end:
+            return end.code
+
+
 def command(out: Path, *options: str, before=lambda: None) -> int:
-    """`ddim train tiny` in a process of its own; its output is added to files beside the run."""
+    """`ddim train tiny` in a process of its own, with its output beside the run."""
 
     def run() -> int:
         before()
         argv = ["train", "tiny", "--dataset", "mnist-10k", "--limit", "64", "--out", str(out), "--quiet", *options]
-        with (
-            open(f"{out}.stdout", "a", encoding="utf-8") as o,
-            open(f"{out}.stderr", "a", encoding="utf-8") as e,
-            redirect_stdout(o),
-            redirect_stderr(e),
-        ):
-            return main(argv)
+        return ddim(out, *argv)
 
     return fork(run)
+
+
+def two_commands(folder: Path) -> dict:
+    """`ddim train tiny` by two processes, in which the first one meets a fault, or none."""
+    (folder / "file").touch()
+    shipped, here = ["--dataset", "mnist-10k"], ["--device", "cpu", "--epochs", "1", "--limit", "16", "--quiet"]
+    found = {}
+    holder = command(folder / "held", "--epochs", "500")
+    wait_for(lambda: (folder / "held" / ".lock").exists(), holder)
+    for name, out, options in [
+        ("lock", "held", shipped),
+        ("data", "data", ["--dataset", "mnist", "--data", str(folder / "none")]),
+        ("disk", "file/run", shipped),
+        ("none", "run", shipped),
+        ("gpus", "gpus", [*shipped, "--device", "cuda:0"]),
+    ]:
+        argv = ["train", "tiny", "--out", str(folder / out), *here, *options]
+        codes = together(lambda n=name, a=argv: ddim(folder / f"{n}{os.environ['RANK']}", *a))
+        said = [(folder / f"{name}{rank}.stderr").read_text(encoding="utf-8") for rank in range(2)]
+        found[name] = codes, said
+        if name == "lock":
+            os.kill(holder, signal.SIGKILL)
+            ended(holder)
+    return found
+
+
+def aged(out: Path) -> None:
+    """What a killed process left half-written, as it is two minutes later."""
+    for half in out.glob(".*.tmp"):
+        os.utime(half, (time.time() - 120,) * 2)
 
 
 def stopped_commands(folder: Path) -> dict:
@@ -186,6 +226,7 @@ def stopped_commands(folder: Path) -> dict:
         code = ended(pid)
         before, steps = steps, load_tensors(out / CHECKPOINT)[1]["steps_done"]
         result.append({"alive": alive, "code": code, "went_on": steps - before})
+    aged(out)
     epochs = len(lines(out / "metrics.jsonl")) + 1
     last = ended(command(out, "--resume", "--epochs", str(epochs)))
     again = ended(command(out, "--resume", "--epochs", str(epochs)))
@@ -216,6 +257,7 @@ def two_runs(folder: Path) -> dict:
     os.kill(first, signal.SIGKILL)
     ended(first)
     left = sorted(p.name for p in out.glob(".*") if not p.name.endswith(".tmp"))
+    aged(out)
     epochs = str(len(lines(out / "metrics.jsonl")) + 1)
     codes.append(ended(command(out, "--resume", "--epochs", epochs)))
     # another run that came and went between this one's first look and its lock

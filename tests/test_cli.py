@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def tree(folder):
 
 SAMPLE = ["sample", "--weights", "{files}/w.safetensors", "--n", "2", "--steps", "2", "--out", "x.png"]
 OWN = ["--dataset", "{files}/images", "--out", "run"]
+EXPORT = ["export", "{files}/run/last.safetensors", "--out", "new.safetensors"]
 FAULTS = [
     # 2: usage
     (2, "the following arguments are required: COMMAND", []),
@@ -116,6 +118,8 @@ FAULTS = [
     (2, "seed must be an integer of at least 0, got -1", [*TRAIN, "--out", "run", "--seed", "-1"]),
     (2, "unknown data set 'cats': choose one of mnist, mnist-10k", [*TRAIN, "--out", "run", "--dataset", "cats"]),
     (2, "limit must be at least 1, got 0", [*TRAIN, "--out", "run", "--limit", "0"]),
+    (2, "mnist-10k comes with the package: leave it out", [*TRAIN, "--out", "run", "--data", "{files}"]),
+    (2, "mnist-10k comes with the package: leave it out", ["data", "mnist-10k", "--data", "{files}"]),
     (
         2,
         "--init is for a new run of a network that draws images",
@@ -124,6 +128,13 @@ FAULTS = [
     (2, "--init is for a new run of a network that draws images", ["train", "classifier", "--init", "mnist"]),
     (2, "--init mnist: these weights are of another network", [*TRAIN, "--out", "run", "--init", "mnist"]),
     (2, "unknown weights 'mnits': choose one of ", [*TRAIN, "--out", "run", "--init", "mnits"]),
+    (2, "unknown weights ''", [*TRAIN, "--out", "run", "--init", ""]),
+    (2, "--init is for a new run", [*TRAIN, "--out", "run", "--resume", "--init", ""]),
+    (2, "amp must be auto, fp32, bf16 or fp16, got ''", [*TRAIN, "--out", "run", "--amp", ""]),
+    (2, "amp must be auto, fp32, bf16 or fp16, got ''", [*TRAIN, "--out", "{files}/run", "--resume", "--amp", ""]),
+    (2, "weights cannot come with the package as ''", [*EXPORT, "--ship", ""]),
+    (2, "weights cannot come with the package as '../w'", [*EXPORT, "--ship", "../w"]),
+    (2, "--last-step and --ship are for checkpoints", [*EXPORT, "--onnx", "--ship", ""]),
     (2, "device 'gpu' cannot be used", [*TRAIN, "--out", "run", "--device", "gpu"]),
     (2, "amp must be auto, fp32, bf16 or fp16, got 'half'", [*TRAIN, "--out", "run", "--amp", "half"]),
     (2, "amp fp16 needs a CUDA GPU", [*TRAIN, "--out", "run", "--amp", "fp16", "--device", "cpu"]),
@@ -153,7 +164,7 @@ FAULTS = [
     (2, "amp fp16 needs a CUDA GPU", [*SAMPLE, "--amp", "fp16", "--device", "cpu"]),
     (
         2,
-        "1000000000 images are too many for one PNG: --n 24855 at most, or --out FILE.npy",
+        "1000000000 images are too many for one PNG: --n 24806 at most, or --out FILE.npy",
         [*SAMPLE, "--n", "1000000000"],
     ),
     (2, "--out must end in .safetensors, got w.pt", ["export", "{files}/run/last.safetensors", "--out", "w.pt"]),
@@ -278,9 +289,76 @@ def test_a_full_disk(tmp_path):
         assert stderr.count("\n") == 1
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "_info", lambda args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+LONG = "x" * 300  # more than a file system takes
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [*TRAIN, "--out", f"{LONG}/run"],
+        ["train", "classifier", "--out", f"{LONG}/run"],
+        ["train", "kanji", "--data", LONG],
+        ["sample", "--weights", "mnist", "--n", "1", "--steps", "1", "--out", f"{LONG}/a/x.npy"],
+        ["data", "mnist", "--data", LONG],
+        ["data", "kuzushiji", "--data", LONG],
+    ],
+    ids=lambda argv: " ".join(argv).replace(LONG, "LONG"),
+)
+def test_a_place_that_cannot_even_be_looked_at(tmp_path, capsys, argv):
+    assert ddim(*argv) in (3, 6)
+    err = capsys.readouterr().err
+    assert err.startswith("ddim: ")
+    assert LONG in err
+    assert "File name too long" in err or sys.version_info >= (3, 14), "later Pythons answer that it is not there"
+    assert err.count("\n") == 1
+    assert tree(tmp_path) == {}
+
+
+def test_a_closed_folder_is_named_with_its_remedy(monkeypatch, capsys):
+    """A stand-in: these tests may run as root, to whom nothing is closed."""
+
+    def closed(args):
+        raise PermissionError(errno.EACCES, "Permission denied", "a/closed\nfolder")
+
+    monkeypatch.setattr(cli, "_info", closed)
+    assert ddim("info", "mnist") == 6
+    said = "ddim: a/closed folder cannot be used (Permission denied): choose another, or change its permissions\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def ended(argv, stdout):
+    """The exit code and what is said of a command in a process of its own."""
+    command = [PYTHON, "-m", "ddim_core", *argv]
+    done = subprocess.run(command, env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["data", "mnist-10k"], 141), (["info", "mnist"], 0)], ids=["data", "info"])
+def test_nobody_reads_the_output(argv, code):
+    """As `ddim ... | true`: what was to be made is not taken for made; a description may be read in part."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        assert ended(argv, write) == (code, "")
+    finally:
+        os.close(write)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full, of Linux")
+@pytest.mark.parametrize("argv", [["data", "mnist-10k"], ["info", "mnist"]], ids=["data", "info"])
+def test_standard_output_is_full(argv):
+    said = "ddim: standard output cannot be used (No space left on device): free some space, or choose another\n"
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert ended(argv, full) == (6, said)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.EIO, "of a file that nobody named")], ids=repr)
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch, error):
+    def mistaken(args):
+        raise error
+
+    monkeypatch.setattr(cli, "_info", mistaken)
+    with pytest.raises(type(error)):
         ddim("info", "mnist")
 
 
@@ -426,11 +504,17 @@ def test_the_remedy_of_fp32_works(tmp_path, capsys):
         assert ddim(*argv, "--amp", "fp32", "--device", "cpu") == 0
 
 
-def test_leftovers_of_a_killed_writer_are_removed():
-    Path("run").mkdir()
-    Path(f"run/.{CHECKPOINT}.123.tmp").write_bytes(b"half")
+def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else():
+    halves = [f".{name}.123.0123abcd.tmp" for name in (CHECKPOINT, METRICS, "samples_epoch_007.png")]
+    own = [".notes.tmp", ".table.json.123.0123abcd.tmp", f".{CHECKPOINT}.tmp"]
+    young = f".{CHECKPOINT}.{os.getppid()}.0123abcd.tmp"
+    Path("run", ".folder.tmp").mkdir(parents=True)
+    for name in [*halves, *own, young]:
+        Path("run", name).write_bytes(b"half")
+        if name != young:
+            os.utime(Path("run", name), (time.time() - 7200,) * 2)
     assert ddim(*TRAIN, "--out", "run", "--epochs", "1") == 0
-    assert not list(Path("run").glob(".*"))
+    assert {p.name for p in Path("run").glob(".*")} == {*own, young, ".folder.tmp"}
 
 
 def test_options_reach_the_run():
@@ -824,3 +908,6 @@ def test_train_classifier(mnist, capsys):
     assert "of 10 test images" in capsys.readouterr().out
     provenance = describe("run/classifier.safetensors")["provenance"]
     assert (provenance["epochs"], provenance["seed"], provenance["images"]) == (1, 3, 20)
+    argv = ["train", "classifier", "--dataset", "mnist-10k", "--limit", "30", "--data", mnist, "--epochs", "1"]
+    assert ddim(*argv, "--out", "other") == 0
+    assert describe("other/classifier.safetensors")["provenance"]["images"] == 30

@@ -96,6 +96,44 @@ def test_one_process_alone_joins_nothing():
         assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.parametrize(
+    ("device", "changes", "said"),
+    [
+        ("cuda", {"LOCAL_RANK": "99"}, "process 99 has no GPU, of .*: start no more processes, or choose --device cpu"),
+        ("cuda:0", {}, "cuda:0 is one GPU for several processes: --device cuda gives one to each"),
+        (
+            "cpu",
+            {"LOCAL_RANK": None},
+            "WORLD_SIZE is 2 without LOCAL_RANK: start the processes by torchrun, or unset it",
+        ),
+        (None, {"RANK": None, "MASTER_PORT": None}, "WORLD_SIZE is 2 without RANK, MASTER_PORT: start"),
+    ],
+)
+def test_several_processes_that_cannot_be(monkeypatch, device, changes, said):
+    environment = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    for name, value in (environment | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=said), processes(device):
+        raise AssertionError("they were joined")
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), (None, "nccl"), ("cuda", "nccl")])
+def test_several_processes_are_joined_by_what_their_device_needs(monkeypatch, device, backend):
+    """On a machine with two GPUs, which this one is only said to be."""
+    environment = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda: None)
+    with processes(device):
+        assert asked == ([backend] if backend == "gloo" else [1, backend])
+
+
 def test_where_nothing_is_recorded_every_call_is_the_function():
     """What a GPU records is tested in test_gpu.py."""
     calls = []

@@ -1,21 +1,23 @@
 """Images as they are drawn, and the files that they become."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ENV, PYTHON, tiny_unet
+from helpers import ENV, PYTHON, TINY, tiny_unet
 from PIL import Image
 
 from ddim_core import drawing, generate
 from ddim_core.drawing import Drawing, write
-from ddim_core.errors import DDIMError, NonFiniteError, UsageError
+from ddim_core.errors import DDIMError, DiskError, NonFiniteError, UsageError
 from ddim_core.files import save_tensors
 from ddim_core.schedule import Schedule
 
@@ -107,16 +109,17 @@ print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.st
     assert most[1] - most[0] < 35
 
 
+@pytest.mark.parametrize("steps", [2, 1], ids=["on the way", "in the last step"])
 @pytest.mark.parametrize("amp", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", ["x.npy", "x.png"])
-def test_images_that_are_not_finite_are_not_written(tmp_path, monkeypatch, amp, name):
+def test_images_that_are_not_finite_are_not_written(tmp_path, monkeypatch, amp, name, steps):
     """Every number of the network is finite, and it gives infinities all the same."""
     monkeypatch.chdir(tmp_path)
     net = tiny_unet()
     with torch.no_grad():
         net.conv_out.bias.fill_(3e38)
         net.conv_out.weight.mul_(1e38)
-    one = Drawing(save("w.safetensors", net), 2, steps=2, amp=amp)
+    one = Drawing(save("w.safetensors", net), 2, steps=steps, amp=amp)
     with pytest.raises(
         NonFiniteError, match=r"w\.safetensors are not finite .*3e\+38, in 'conv_out\.bias'\): use "
     ) as e:
@@ -157,7 +160,52 @@ def test_a_long_file_that_is_stopped_leaves_nothing(weights, tmp_path, number, c
     assert os.listdir(tmp_path) == ["w.safetensors"]
 
 
-def test_nothing_is_drawn_for_a_file_of_another_kind(weights, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("x.jpg", UsageError, r"--out must end in \.png or \.npy, got x\.jpg"),
+        ("file/x.png", DiskError, r"cannot write file/x\.png "),
+        ("new/file.png/x.npy", DiskError, r"cannot write new/file\.png/x\.npy "),
+        ("folder.png", DiskError, r"cannot write folder\.png \(Is a directory\)"),
+        ("new/" + "x" * 300 + ".png", DiskError, r"File name too long"),
+    ],
+    ids=["jpg", "png", "npy", "folder", "long"],
+)
+def test_nothing_is_drawn_for_a_file_that_cannot_be(weights, tmp_path, monkeypatch, name, kind, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    if name.startswith("new/file"):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "file.png").touch()
+    before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr(sys.modules["ddim_core.sample"], "generate", lambda *args, **options: 1 / 0)
-    with pytest.raises(UsageError, match=r"--out must end in \.png or \.npy, got x\.jpg"):
-        write(Drawing(weights, 1), "x.jpg")
+    with pytest.raises(kind, match=said):
+        write(Drawing(weights, 1), name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_sheet_of_images_that_are_neither_grey_nor_in_colour(tmp_path, monkeypatch):
+    net = tiny_unet(config=replace(TINY, in_channels=2, out_channels=2))
+    two = Drawing(save(tmp_path / "two.safetensors", net), 1, steps=1)
+    with pytest.raises(UsageError, match=r"1 or 3 channels, .*two\.safetensors draws 2: --out FILE\.npy"):
+        write(two, tmp_path / "x.png")
+    assert sorted(os.listdir(tmp_path)) == ["two.safetensors"]
+    write(two, tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("columns", [None, 1, 7, 100])
+def test_the_largest_sheet_is_opened_without_a_warning(weights, tmp_path, monkeypatch, columns):
+    """As many images as the message names, and not one more: with borders, and empty places in the last row."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    with pytest.raises(UsageError, match="too many for one PNG") as e:
+        write(Drawing(weights, 60, steps=1), tmp_path / "x.png", columns)
+    most = int(re.search(r"--n (\d+) at most", str(e.value))[1])
+    write(Drawing(weights, most, steps=1), tmp_path / "x.png", columns)
+    with Image.open(tmp_path / "x.png") as image:
+        image.load()
+    with pytest.raises(UsageError, match=f"--n {most} at most"):
+        write(Drawing(weights, most + 1, steps=1), tmp_path / "y.png", columns)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    with pytest.raises(UsageError, match=r"1 images are too many for one PNG: --out FILE\.npy$"):
+        write(Drawing(weights, 1, steps=1), tmp_path / "y.png", columns)

@@ -36,6 +36,12 @@ def test_versions_are_those_that_the_package_asks_for(versions, without):
     assert not [name for name in ASKED if name in versions and versions[name] not in ASKED[name]]
 
 
+def test_no_torch_is_accepted_that_runs_code_from_weights():
+    """CVE-2025-32434, mended in 2.6; torchvision 0.21 is the one that goes with it."""
+    assert not ASKED["torch"].contains("2.5.1")
+    assert not ASKED["torchvision"].contains("0.20.1")
+
+
 def test_every_pin_has_its_reason():
     lines = [
         line for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"

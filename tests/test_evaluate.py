@@ -304,6 +304,16 @@ def test_a_judge_is_trained_and_judged(tmp_path):
     assert len(said) == 2
 
 
+def test_where_a_judge_cannot_go_is_known_before_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging.metrics, "train_classifier", lambda *args, **options: 1 / 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"cannot write .*/file/run/classifier\.safetensors"):
+        train_judge(tmp_path / "file" / "run", limit=8, epochs=1, command="c")
+    with pytest.raises(ZeroDivisionError):
+        train_judge(tmp_path / "new", limit=8, epochs=1, command="c")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_no_epochs(tmp_path, epochs):
     with pytest.raises(UsageError, match=f"epochs must be an integer of at least 1, got {epochs}"):
@@ -349,6 +359,19 @@ def test_rows_of_another_process_are_kept(weights, tmp_path):
     evaluate(Drawing(weights, 1), cells([2, 3], n=6), out=out, say=meanwhile)
     assert {row[0] for row in settings(json.loads((tmp_path / "f.json").read_text(encoding="utf-8")))} == {2, 3, 4}
     assert len(kept) == 2
+
+
+def test_a_row_that_another_process_has_made_is_not_made_again(weights, tmp_path):
+    out = tmp_path / "f.json"
+
+    def meanwhile(line):
+        if line.startswith("row 1 of 3"):
+            evaluate(Drawing(weights, 1), cells([4], n=6), out=out)
+
+    found = evaluate(Drawing(weights, 1), cells([2, 3, 4], n=6), out=out, say=meanwhile)
+    # its row is read with this one's second
+    assert [row[0] for row in settings(found)] == [2, 3, 4]
+    assert json.loads(out.read_text(encoding="utf-8"))["rows"] == found["rows"]
 
 
 def test_a_file_that_was_only_begun_is_begun_anew(weights, tmp_path):

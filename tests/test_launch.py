@@ -47,6 +47,16 @@ def test_begun_and_taken_up():
         begin()
 
 
+@pytest.mark.parametrize(
+    ("option", "said"), [("limit", "limit must be at least 1, got 0"), ("resolution", "least 4 for")]
+)
+def test_a_zero_is_not_passed_over_when_a_run_goes_on(option, said):
+    """In favour of what the run had before."""
+    begin(changes={"dataset": "images"}, resolution=4, limit=8)
+    with pytest.raises(UsageError, match=said):
+        begin(resume=True, **{option: 0})
+
+
 def test_stopped_by_a_signal(monkeypatch):
     monkeypatch.setattr(run.Stop, "__call__", lambda self: setattr(self, "signal", 15) or True)
     stopped, said = begin(changes={"epochs": 3})

@@ -11,7 +11,7 @@ from helpers import ENV, PYTHON, TINY_RUN, scenario, trainer
 
 from ddim_core import lock
 from ddim_core.errors import UsageError
-from ddim_core.lock import LOCK, alone
+from ddim_core.lock import LOCK, alone, in_turn
 from ddim_core.train import train
 
 HOLDER = """
@@ -60,6 +60,24 @@ def test_a_second_process_is_kept_out_until_the_first_has_ended(holder, tmp_path
     assert os.listdir(folder) == [LOCK], "the file is left, and locks nothing"
     with alone(folder):
         assert (folder / LOCK).read_text(encoding="utf-8").startswith(f"process {os.getpid()} on ")
+
+
+def test_a_writer_waits_for_its_turn_but_not_for_ever(tmp_path, monkeypatch):
+    holds = HOLDER.replace("alone", "in_turn")
+    argv = [PYTHON, "-c", holds, tmp_path / "f.json"]
+    with subprocess.Popen(argv, env=ENV, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stdout.readline() == "held\n"
+        monkeypatch.setattr(lock, "_PATIENCE", 0.1)
+        problem = rf"f\.json is being written by another process \(process {process.pid} on .*\): wait for it"
+        with pytest.raises(UsageError, match=problem), in_turn(tmp_path / "f.json"):
+            raise AssertionError("it was let in")
+        with alone(tmp_path), in_turn(tmp_path / "g.json"):
+            pass
+        monkeypatch.setattr(lock, "_PATIENCE", 60)
+        process.kill()
+        with in_turn(tmp_path / "f.json"):
+            assert os.listdir(tmp_path) == [".f.json.lock"]
+    assert os.listdir(tmp_path) == []
 
 
 def test_nothing_is_left_of_a_lock(tmp_path):

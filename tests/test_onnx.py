@@ -115,3 +115,12 @@ def test_the_command_line_exports(tmp_path, capsys):
     assert "MB, within " in capsys.readouterr().out
     assert cli.main(["export", "mnist", "--onnx", "--out", str(out), "--last-step"]) == 2
     assert "with --onnx leave them out" in capsys.readouterr().err
+
+
+def test_a_folder_is_not_taken_for_a_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    for name in ("./mnist", "mnist/"):
+        assert cli.main(["export", name, "--onnx", "--out", "w.onnx"]) == 4
+        assert "mnist/diffusion_pytorch_model.safetensors: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "w.onnx").exists()

@@ -76,7 +76,7 @@ def test_what_is_no_image(shape):
 
 @pytest.mark.parametrize("columns", [0, -2])
 def test_no_columns(columns):
-    with pytest.raises(ValueError, match="images must be"):
+    with pytest.raises(ValueError, match=f"columns must be at least 1, got {columns}"):
         tile(torch.zeros(2, 1, 4, 4), columns)
 
 

@@ -11,7 +11,7 @@ from helpers import IMAGES, TINY, TINY_RUN, assert_same, losses, randomised, run
 from ddim_core import UNet, generate, run
 from ddim_core import train as training
 from ddim_core.errors import CheckpointError, DiskError, NonFiniteError, UsageError
-from ddim_core.files import save_tensors
+from ddim_core.files import load_tensors, save_tensors
 from ddim_core.plots import png, tile
 from ddim_core.recipes import TrainConfig
 from ddim_core.run import CHECKPOINT, METRICS
@@ -67,6 +67,26 @@ def test_two_processes_train_as_one(tmp_path):
     assert result["stopped"] == [4, 4], "one was told at step 2; they agree at step 4"
     assert result["steps_saved"] == 4
     assert result["unshareable"] == [2, 2]
+
+
+def test_a_fault_of_the_first_process_is_said_once(tmp_path):
+    """And the other ends with the same code, without a word."""
+    result = scenario("two_commands", tmp_path)
+    for name, code, said in (
+        ("data", 3, f"no readable MNIST under {tmp_path}/none/MNIST/raw "),
+        ("lock", 2, f"{tmp_path}/held belongs to a run that is under way "),
+        ("disk", 6, f"cannot write {tmp_path}/file/run/config.json "),
+    ):
+        codes, (first, other) = result[name]
+        assert (codes, other) == ([code, code], "")
+        assert first.startswith(f"ddim: {said}")
+        assert first.count("\n") == 1
+    assert result["none"] == [[0, 0], ["", ""]]
+    codes, both = result["gpus"]
+    assert (codes, both) == (
+        [2, 2],
+        ["ddim: cuda:0 is one GPU for several processes: --device cuda gives one to each\n"] * 2,
+    )
 
 
 def test_more_epochs_than_planned(tmp_path):
@@ -206,6 +226,27 @@ def test_a_damaged_checkpoint_is_not_continued(saved, tmp_path, damage):
     with pytest.raises(CheckpointError, match="is damaged") as e:
         run.load(trainer(), path)
     assert str(path) in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'\\"config\\"', b'\\"donfig\\"'), (b'\\"ch\\": 8', b'\\"cg\\": 8'), (b'\\"amp\\"', b'\\"bmp\\"')],
+    ids=["without settings", "of another network", "without arithmetic"],
+)
+def test_a_damaged_description_is_not_begun_from(saved, tmp_path, old, new):
+    raw = saved.read_bytes()
+    assert old in raw
+    (tmp_path / CHECKPOINT).write_bytes(raw.replace(old, new))
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged"):
+        run.begun(tmp_path / CHECKPOINT)
+
+
+def test_settings_of_another_version_are_not_begun_from(saved, tmp_path):
+    tensors, description = load_tensors(saved)
+    for changes in ({"unet": description["config"]["unet"] | {"heads": 4}}, {"loss_weight": "later"}):
+        save_tensors(tmp_path / CHECKPOINT, tensors, {**description, "config": description["config"] | changes})
+        with pytest.raises(CheckpointError, match=r"unknown settings \(.*\): use the version that wrote it"):
+            run.begun(tmp_path / CHECKPOINT)
 
 
 def test_something_else_is_not_continued(saved, tmp_path):

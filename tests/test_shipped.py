@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ddim_core import cli, load_pretrained, shipped
-from ddim_core.errors import CheckpointError
+from ddim_core.errors import CheckpointError, UsageError
 from ddim_core.files import sha256_file
 from ddim_core.metrics import load_classifier
 from ddim_core.results import save_result
@@ -60,3 +60,7 @@ def test_shipping_enters_the_sha256(tmp_path, monkeypatch):
     copy = shipped.ship(source, "judge")
     assert shipped.manifest()["judge"] == {"file": "judge.safetensors", "sha256": sha256_file(source)}
     assert copy.read_bytes() == source.read_bytes()
+    for name in ("", "../judge", "a/b", "-"):
+        with pytest.raises(UsageError, match="choose a name of letters, digits, - and _"):
+            shipped.ship(source, name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["judge.safetensors", "manifest.json"]

@@ -38,7 +38,7 @@ import torch
 
 from ddim_core.cli import main as ddim
 from ddim_core.data import load_dataset, to_model
-from ddim_core.kept import added, read_samples, samples_name, write_results
+from ddim_core.kept import merge_results, read_samples, samples_name
 from ddim_core.measures import DRAWS, SURE, Reference, frechet, moments
 from ddim_core.results import load_result, save_result
 from ddim_core.weights import describe, manifest
@@ -131,7 +131,7 @@ def stored(path: Path) -> dict[str, dict[str, np.ndarray]]:
         json.dumps(row["settings"]): {name: arrays[name][k] for name in BESIDE} for k, row in enumerate(table["rows"])
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_results(path, {**table, "rows": table["rows"] + added(path, table["of"], table["rows"])})
+    merge_results(path, table)
     return beside
 
 

@@ -125,7 +125,7 @@ def load_dataset(
     Args:
         name: "mnist", "mnist-10k" (shipped), "brush-kanji" or "kuzushiji", or a folder, see `is_folder` and `folder`.
             All but MNIST have a training split only.
-        root: folder in the data set's layout: torchvision's for MNIST, one that holds `kkanji2` for kanji. By
+        root: folder in the layout of MNIST (torchvision's) or of kanji (one that holds `kkanji2`), for no other. By
             default MNIST is downloaded into the cache, and again if it is damaged there; kanji are looked for where
             `ddim data` puts them. In a folder given here, other digits in MNIST's files are accepted, with a note.
         split: "train" or "test".
@@ -155,6 +155,8 @@ def load_dataset(
         return Dataset(images, labels, name, split, tuple(characters))
     note = ""
     if name == "mnist-10k":
+        if root is not None:
+            raise UsageError("--data is for data sets in a folder, and mnist-10k comes with the package: leave it out")
         images, labels = read_shipped()
     else:
         images, labels, note = read_mnist(cache() if root is None else root, split, download=root is None)

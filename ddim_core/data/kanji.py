@@ -226,6 +226,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)
+    except BrokenPipeError:  # of what is said meanwhile
+        raise
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

@@ -55,7 +55,7 @@ def prepare(
         there = (folder / kanji.FOLDER).exists()
         if name == "brush-kanji" and not there:
             _draw(folder, fonts, say)
-        if name == "kuzushiji" and (archive or not there):
+        if name == "kuzushiji" and (archive is not None or not there):
             _unpack(folder, archive, count, say)
     notes = []
     for split in ("train", "test") if name == "mnist" else ("train",):
@@ -96,8 +96,8 @@ def _draw(folder: Path, fonts: str | Path | None, say: Callable[[str], object]) 
 def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[str], object]) -> None:
     from tqdm import tqdm
 
-    archive = Path(given).expanduser() if given else folder / "kkanji.tar"
-    if not given and not archive.exists():
+    archive = folder / "kkanji.tar" if given is None else Path(given).expanduser()
+    if given is None and not archive.exists():
         with tqdm(unit="B", unit_scale=True, disable=None, desc="kkanji.tar") as bar:  # on a terminal only
 
             def report(done: int, total: int | None) -> None:
@@ -111,6 +111,11 @@ def _unpack(folder: Path, given: str | Path | None, count: int, say: Callable[[s
     say(f"{archive}: sha256 {digest}")
     same = "the sha256 that" if digest == reported else f"not the sha256 {reported} that"
     say(f"{same} a user of the archive reported; its makers publish none, so this proves nothing")
-    kuzushiji.unpack(archive, folder, count=count)
-    if not given:
+    try:
+        kuzushiji.unpack(archive, folder, count=count)
+    except DataError as error:
+        if given is None:  # it would be taken again the next time
+            raise DataError(f"{error} (remove {archive} for another download)") from error
+        raise
+    if given is None:
         archive.unlink()  # all of it is now in the folder

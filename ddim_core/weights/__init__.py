@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 from ..files import load_tensors, save_tensors, sha256_file
 from ..schedule import Schedule
 from ..shipped import manifest, ship
@@ -39,8 +39,9 @@ def load_pretrained(name: str, device: str | torch.device | None = None) -> tupl
     return build(*read(resolve(name, "public", "shipped")), device)
 
 
-def load(name: str, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
-    """Load weights by name, or from a path: a file that `export` wrote, or public weights in either format.
+def load(name: str | Path, device: str | torch.device | None = None) -> tuple[nn.Module, Schedule]:
+    """Load weights by name, or from a path (a `Path` is never a name): a file that `export` wrote, or public weights in
+    either format.
 
     Raises as `load_pretrained`, `load_weights` and `load_public`.
     """
@@ -61,7 +62,7 @@ def verified(name: str) -> Path:
     return resolve(name, "shipped")
 
 
-def describe(name: str) -> dict:
+def describe(name: str | Path) -> dict:
     """Configuration, provenance and sha256 of weights, by name or path. Downloads nothing; else raises as `load`."""
     place = find(name)
     path, description = place.cached(), place.about
@@ -83,10 +84,12 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
         average: take the averaged weights (EMA), or those of the last step.
 
     Raises:
-        CheckpointError: the checkpoint is missing or damaged, or a number in it is not finite in fp16. DiskError: `out`
-            cannot be written.
+        UsageError: `out` is the checkpoint itself. CheckpointError: the checkpoint is missing or damaged, or
+            `starts.jsonl` is damaged, or a number is not finite in fp16. DiskError: `out` cannot be written.
     """
     checkpoint, out = file_of(checkpoint), Path(os.path.expanduser(out))
+    if os.path.exists(out) and os.path.exists(checkpoint) and os.path.samefile(checkpoint, out):
+        raise UsageError(f"{out} is the checkpoint itself, from which the run goes on: choose another --out")
     tensors, training = load_tensors(checkpoint, kind="training")
     config = training["config"]
     prefix = "ema." if average else "model."
@@ -97,7 +100,6 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
             f"{checkpoint}: {broken[0]!r} reaches {largest:.3g}, and fp16, which weights are stored in, only reaches 65504: "
             "train it again with a smaller --lr"
         )
-    starts = checkpoint.with_name("starts.jsonl")
     description = {
         "kind": KIND,
         "unet": config["unet"],
@@ -109,12 +111,24 @@ def export(checkpoint: str | Path, out: str | Path, *, average: bool = True) -> 
             "data_sha256": training["data_sha256"],
             "images": training["images"],
             "history": training["history"],
-            "starts": [json.loads(line) for line in starts.read_text(encoding="utf-8").splitlines()]
-            if starts.exists()
-            else [],
+            "starts": _starts(checkpoint.with_name("starts.jsonl")),
             **({"origin": training["origin"]} if training.get("origin") else {}),
             "exported": time.strftime("%Y-%m-%d", time.gmtime()),
         },
     }
     save_tensors(out, weights, description)
     return description
+
+
+def _starts(path: Path) -> list[dict]:
+    """How a run was started, each time; none if there is no such file. Raises CheckpointError: it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        starts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is not readable ({reason}): use another copy, or move it away") from error
+    if not all(isinstance(start, dict) for start in starts):
+        raise CheckpointError(f"{path} does not describe starts of a run: use another copy, or move it away")
+    return starts

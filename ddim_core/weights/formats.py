@@ -37,6 +37,9 @@ def load_public(
 ) -> tuple[Adapter, Schedule]:
     """Load public weights that lie on this machine, as (model in evaluation mode, schedule).
 
+    A safetensors file cannot hold code. Any other is a pickle, which torch's restricted unpickler reads: it is meant to
+    run no code, so take pickles from people whom you trust.
+
     Args:
         path: a file in format A (.pt, .pth, .ckpt, .bin, .safetensors), or a folder in format B, alone or inside that
             of a whole pipeline, or its file of tensors. From a checkpoint of the DDIM authors' code the average is
@@ -46,9 +49,8 @@ def load_public(
             one given here must agree (apart from dropout, which plays no part in sampling).
 
     Raises:
-        CheckpointError: no such file, a damaged one, one that holds more than tensors (code in it is never run),
-            tensors that are not finite or belong to another network, or settings that our network or schedule does not
-            have.
+        CheckpointError: no such file, a damaged one, one that holds more than tensors, tensors that are not
+            finite or belong to another network, or settings that our network or schedule does not have.
     """
     path, tensors, description = read(path, config)
     if description.get("kind") == KIND and "times" not in description:
@@ -123,7 +125,7 @@ def build(
         raise CheckpointError(f"{path}: {verdict} ({_first_line(error)}): use another copy") from error
     net.load_state_dict(_matched(net, tensors, path, verdict), assign=True)
     model = Adapter(net) if shifted else net
-    return model.to(device or "cpu").eval().requires_grad_(False), schedule
+    return model.to("cpu" if device is None else device).eval().requires_grad_(False), schedule
 
 
 def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) -> dict[str, Tensor]:
@@ -135,7 +137,9 @@ def _matched(net: UNet, tensors: dict[str, Tensor], path: Path, verdict: str) ->
             raise CheckpointError(f"{path} {problem} {min(names)!r} ({len(names)} such tensors): {verdict}")
     for name, shape in expected.items():
         tensor, problem = tensors[name], None
-        if not tensor.is_floating_point():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            problem = "is no plain tensor, but sparse, nested or without values: use another copy"
+        elif not tensor.is_floating_point():
             problem = f"holds {tensor.dtype}, not floating-point numbers: use another copy"
         # format B has attention's 1x1 convolutions as dense layers
         elif tensor.shape != shape and (*tensor.shape, 1, 1) != tuple(shape):
@@ -169,7 +173,7 @@ def _unpickle(path: Path) -> tuple[dict[str, Tensor], dict]:
     except Exception as error:  # torch raises many kinds of error for a truncated or foreign file
         reason = f"not a file of tensors ({_first_line(error)})"
         if isinstance(error, pickle.UnpicklingError):
-            reason = "holds more than tensors (code in it is never run)"
+            reason = "holds more than tensors (torch's restricted unpickler refuses it)"
         raise CheckpointError(f"{path} is damaged or {reason}: use another copy") from error
     note = {}
     if isinstance(state, list) and len(state) in (4, 5):

@@ -114,8 +114,8 @@ SOURCES = {
 }
 
 
-def find(name: str, *kinds: str) -> Local | Source | Hub:
-    """What a name stands for: public weights, those that come with the package, or else a path.
+def find(name: str | os.PathLike[str], *kinds: str) -> Local | Source | Hub:
+    """What a name stands for: public weights, those that come with the package, or else a path; a `Path` is no name.
 
     A file or folder with the name of a repository on the hub takes precedence over it. The environment may name a
     mirror: DDIM_CORE_CIFAR10_URL for the same file elsewhere, together with DDIM_CORE_CIFAR10_HASH ("sha256:..." or
@@ -125,10 +125,15 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
         kinds: which of "public", "shipped" and "path" are wanted; by default all.
 
     Raises:
-        UsageError: an unknown name, or one of another kind; a URL or hash in the environment that is not one.
+        UsageError: an unknown name, or one of another kind; a path where a name is wanted; a URL or hash in the
+            environment that is not one.
         CheckpointError: the manifest of the package is missing or damaged.
     """
-    name, kinds = os.fspath(name), kinds or ("public", "shipped", "path")
+    kinds = kinds or ("public", "shipped", "path")
+    if isinstance(name, os.PathLike):  # as a string, Path("./mnist") would be a name
+        if "path" not in kinds:
+            raise UsageError(f"{str(name)!r} is a path, not a name: load files with load_weights or load_public")
+        return Local(Path(os.path.expanduser(name)))
     hub, path = _HUB.fullmatch(name), Path(os.path.expanduser(name))
     if name in SOURCES and "public" in kinds:
         mirror = [os.environ.get(f"DDIM_CORE_{name.upper()}_{part}") for part in ("URL", "HASH")]
@@ -145,7 +150,7 @@ def find(name: str, *kinds: str) -> Local | Source | Hub:
     raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(names)}")
 
 
-def resolve(name: str, *kinds: str) -> Path:
+def resolve(name: str | os.PathLike[str], *kinds: str) -> Path:
     """The file of weights that a name stands for, downloaded if need be, and verified; a path is taken as it is.
 
     Raises as `find`; CheckpointError if a file of the package is missing or differs from the manifest;

@@ -69,6 +69,10 @@ def test_a_fingerprint_tells_bytes_and_shapes_apart():
     [
         ({"name": "mnits"}, "unknown data set 'mnits': choose one of mnist, mnist-10k"),
         ({"name": ""}, "unknown data set ''"),
+        (
+            {"name": "mnist-10k", "root": "x"},
+            "--data is for data sets in a folder, and mnist-10k comes with the package",
+        ),
         ({"name": "mnist-10k", "split": "test"}, "has no split 'test'"),
         ({"name": "mnist", "split": "valid"}, "has no split 'valid'"),
         ({"name": "mnist-10k", "limit": 0}, "limit must be at least 1, got 0"),

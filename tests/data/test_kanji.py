@@ -4,7 +4,9 @@ import hashlib
 import io
 import os
 import resource
+import shutil
 import struct
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -179,12 +181,25 @@ def test_another_process_may_have_been_faster(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "theirs"]
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_removed(tmp_path):
-    (tmp_path / f".a.{os.getpid()}.tmp").mkdir()
-    (tmp_path / f".a.{os.getpid()}.tmp" / "old").touch()
-    with new_folder(tmp_path / "a") as a:
-        (a / "new").touch()
-    assert [p.name for p in tmp_path.rglob("*")] == ["a", "new"]
+def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(tmp_path):
+    """And goes after an hour, when it can be no other's that is still at it."""
+    left = tmp_path / f".a.{os.getpid()}.0123abcd.tmp"
+    left.mkdir()
+    (left / "old").touch()
+    for age in (3500, 3700):
+        os.utime(left, (time.time() - age,) * 2)
+        with new_folder(tmp_path / "a") as a:
+            (a / "new").touch()
+        assert os.listdir(tmp_path / "a") == ["new"]
+        assert left.exists() == (age < 3600)
+        shutil.rmtree(tmp_path / "a")
+
+
+def test_a_closed_pipe_is_no_fault_of_the_folder(tmp_path):
+    """What is said while it is filled, nobody reads: the command ends by that."""
+    with pytest.raises(BrokenPipeError), new_folder(tmp_path / "a"):
+        raise BrokenPipeError
+    assert os.listdir(tmp_path) == []
 
 
 # --- fonts -------------------------------------------------------------------------------------------------------

@@ -420,11 +420,26 @@ def test_fetched_and_unpacked_the_archive_is_not_kept(host, tmp_path, capsys, mo
     monkeypatch.setattr(kuzushiji.fetch, "__defaults__", (host.url,))
     assert ddim("data", "kuzushiji", "--data", tmp_path / "k") == 3
     assert os.listdir(tmp_path / "k") == ["kkanji.tar"], "of another count: kept, so that --count needs no download"
-    assert "--count 3" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"--count 3 (remove {tmp_path}/k/kkanji.tar for another download)" in err
     assert ddim("data", "kuzushiji", "--data", tmp_path / "k", "--count", 3) == 0
     assert capsys.readouterr().out.splitlines()[2:] == described(tmp_path / "k")
     assert os.listdir(tmp_path / "k") == [FOLDER]
     assert host.asked == [0]
+
+
+def test_a_download_that_is_damaged_is_not_in_the_way_for_ever(host, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(kuzushiji.fetch, "__defaults__", (host.url,))
+    whole = host.content
+    host.content = whole.replace(b"\x89PNG", b"\x89PnG")
+    for _ in range(2):
+        assert ddim("data", "kuzushiji", "--data", tmp_path, "--count", 3) == 3
+        err = capsys.readouterr().err
+        assert "is not a PNG: get the data again" in err
+        assert err.endswith(f" (remove {tmp_path}/kkanji.tar for another download)\n")
+    os.remove(tmp_path / "kkanji.tar")
+    host.content = whole
+    assert ddim("data", "kuzushiji", "--data", tmp_path, "--count", 3) == 0
 
 
 def test_a_download_that_is_not_possible(offline, cache, tmp_path, capsys, monkeypatch):

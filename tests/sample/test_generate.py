@@ -292,3 +292,17 @@ def test_memory_beyond_the_result_does_not_grow_with_n():
     big = [size for size in sizes if size > result.nbytes / 3]
     assert set(big) == {result.nbytes}, "the result, and views of it"
     assert len(big) <= 1 + 400 / 8
+
+
+def test_an_overflow_in_the_last_step_is_no_black_or_white():
+    """Images are limited to [-1, 1], and infinities would be, too."""
+
+    def overflows(xt, t):
+        eps = torch.zeros_like(xt)
+        if t[0] == 1:
+            eps[1, 0, 0, :2] = torch.tensor([torch.inf, -torch.inf])
+        return eps
+
+    images = generate(overflows, SCHEDULE, 3, steps=4, shape=(1, 2, 3), spacing="logsnr")
+    assert images[1].isnan().tolist() == [[[True, True, False], [False, False, False]]]
+    assert images[[0, 2]].abs().max() <= 1

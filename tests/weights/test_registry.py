@@ -78,6 +78,10 @@ def test_paths(tmp_path):
         with pytest.raises(UsageError, match="choose one of"):
             find(name, "public", "shipped")
     assert resolve("~/x.pt") == tmp_path / "home" / "x.pt"
+    for path in (Path("mnist"), Path("cifar10"), Path(CIFAR10_ON_HUB), Path("~/x.pt")):
+        assert find(path) == Local(path.expanduser()), "a Path is no name"
+        with pytest.raises(UsageError, match="is a path, not a name: load files with load_weights or load_public"):
+            load_pretrained(path)
     for name in ("google", "x.png", "", "~", "MNIST"):
         with pytest.raises(UsageError, match=r"unknown weights .*: choose one of .*mnist.*cifar10"):
             find(name)

@@ -148,6 +148,27 @@ def test_export_without_starts(run, tmp_path):
     assert export(tmp_path / "alone.safetensors", tmp_path / "w.safetensors")["provenance"]["starts"] == []
 
 
+@pytest.mark.parametrize("content", [b"", b"{\n", b"[1]\n", b"\xff\n", b"[" * 10**5])
+def test_export_with_damaged_starts(run, tmp_path, content):
+    shutil.copy(run[0] / CHECKPOINT, tmp_path)
+    (tmp_path / "starts.jsonl").write_bytes(b'{"from_step": 0}\n\n' + content)
+    with pytest.raises(CheckpointError, match=r"starts\.jsonl .*: use another copy, or move it away$") as e:
+        export(tmp_path, tmp_path / "w.safetensors")
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_a_checkpoint_is_not_overwritten_by_its_weights(run, tmp_path):
+    checkpoint = tmp_path / CHECKPOINT
+    shutil.copy(run[0] / CHECKPOINT, checkpoint)
+    (tmp_path / "link.safetensors").symlink_to(checkpoint)
+    before = checkpoint.read_bytes()
+    for source, out in ((tmp_path, checkpoint), (checkpoint, tmp_path / "link.safetensors")):
+        with pytest.raises(UsageError, match="is the checkpoint itself, from which the run goes on: choose another"):
+            export(source, out)
+    assert checkpoint.read_bytes() == before
+
+
 def test_export_of_what_is_no_checkpoint(run, tmp_path):
     export(run[0] / CHECKPOINT, tmp_path / "w.safetensors")
     (tmp_path / "cut").write_bytes((run[0] / CHECKPOINT).read_bytes()[:-1])
