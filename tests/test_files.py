@@ -278,11 +278,11 @@ path = os.path.join(folder, "x.safetensors")
 tensors = [{"a": torch.full((300_000,), float(i))} for i in range(4)]
 chance, seen, interrupted, kill, end = random.Random(0), set(), 0, 0, time.monotonic() + 120
 temporary = lambda: [f for f in os.listdir(folder) if f.endswith(".tmp")]
-while (kill < kills or interrupted < 3) and time.monotonic() < end:
+while (kill < kills or interrupted < 3 or len(seen) < 2) and time.monotonic() < end:
     kill += 1
     child = os.fork()
     if child == 0:
-        i = 0
+        i = kill % 4  # each begins with another content
         while True:
             i = (i + 1) % 4
             save_tensors(path, tensors[i], {"i": i})
