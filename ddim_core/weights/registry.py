@@ -114,7 +114,7 @@ SOURCES = {
 }
 
 
-def find(name: str | os.PathLike[str], *kinds: str) -> Local | Source | Hub:
+def find(name: str | Path, *kinds: str) -> Local | Source | Hub:
     """What a name stands for: public weights, those that come with the package, or else a path; a `Path` is no name.
 
     A file or folder with the name of a repository on the hub takes precedence over it. The environment may name a
@@ -150,7 +150,7 @@ def find(name: str | os.PathLike[str], *kinds: str) -> Local | Source | Hub:
     raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(names)}")
 
 
-def resolve(name: str | os.PathLike[str], *kinds: str) -> Path:
+def resolve(name: str | Path, *kinds: str) -> Path:
     """The file of weights that a name stands for, downloaded if need be, and verified; a path is taken as it is.
 
     Raises as `find`; CheckpointError if a file of the package is missing or differs from the manifest;
