@@ -89,7 +89,10 @@ def strip(rows: Sequence[Tensor], labels: Sequence[str], *, names: Sequence[str]
     if any(len(row) != n for row in rows) or (names is not None and len(names) != len(rows)):
         raise ValueError(f"{n} labels need rows of {n} images, and as many names as rows, if any")
     side = 9.0 / (n + (0.8 if names else 0))
-    figure, axes = plt.subplots(len(rows), n, figsize=(9.0, side * len(rows) + 0.25), squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), n, figsize=(9.0, side * len(rows) + 0.25), squeeze=False, layout="compressed"
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # inches: the same gap on all sides
     for i, row in enumerate(rows):
         for ax, image in zip(axes[i], row, strict=True):
             ax.imshow(np.asarray(tile(image[None], pad=0)), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -100,5 +103,4 @@ def strip(rows: Sequence[Tensor], labels: Sequence[str], *, names: Sequence[str]
             axes[i, 0].set_ylabel(names[i], rotation=0, ha="right", va="center", fontsize=10)
     for ax, label in zip(axes[0], labels, strict=True):
         ax.set_title(label, fontsize=9)
-    figure.tight_layout(pad=0.2, w_pad=0.3, h_pad=0.3)
     return figure

@@ -111,6 +111,16 @@ def test_a_strip_has_an_image_for_each_label_and_row():
     assert len(strip([numbered(2, 3)], ["a", "b"]).axes) == 2
 
 
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_a_strip_has_the_same_gap_everywhere(rows):
+    figure = strip([numbered(8)] * rows, [""] * 8, names=["a long name"] * rows)
+    figure.canvas.draw()
+    boxes = np.array([ax.get_window_extent().extents for ax in figure.axes]).reshape(rows, 8, 4)
+    gaps = [*(boxes[:, 1:, 0] - boxes[:, :-1, 2]).ravel(), *(boxes[:-1, :, 1] - boxes[1:, :, 3]).ravel()]
+    assert min(gaps) > 3
+    assert max(gaps) < 6
+
+
 @pytest.mark.parametrize(
     ("rows", "labels", "names"),
     [
