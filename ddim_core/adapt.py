@@ -144,7 +144,8 @@ DDPM_SCHEDULE = {"T": 1000, "beta_1": 1e-4, "beta_T": 0.02}  # for networks that
 def renamed(state: dict[str, Tensor], levels: int, path: Path) -> dict[str, Tensor]:
     """The tensors of a diffusers network with so many levels, under our names.
 
-    Raises CheckpointError: two tensors have the same name.
+    Raises:
+        CheckpointError: two tensors have the same name.
     """
     result = {}
     for name, tensor in state.items():

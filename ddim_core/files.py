@@ -182,7 +182,8 @@ def load_tensors(path: str | Path, kind: str | None = None) -> tuple[dict[str, T
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     """The tensors of any safetensors file, and the description if `save_tensors` wrote it.
 
-    Raises CheckpointError: no such file, or a damaged one.
+    Raises:
+        CheckpointError: no such file, or a damaged one.
     """
     with _opened(path) as f:
         if _KEY not in (f.metadata() or {}):

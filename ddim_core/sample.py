@@ -6,7 +6,8 @@ noises it again, to s:
 
     x0_hat = (x_t - sqrt(1 - alpha_t) eps) / sqrt(alpha_t)
     sigma  = eta sqrt((1 - alpha_s) / (1 - alpha_t)) sqrt(1 - alpha_t / alpha_s)
-    x_s    = sqrt(alpha_s) x0_hat + sqrt(1 - alpha_s - sigma^2) eps + sigma z,        z ~ N(0, I)
+    x_s    = sqrt(alpha_s) x0_hat + sqrt(1 - alpha_s - sigma^2) eps + sigma z
+    z ~ N(0, I)
 
 eta = 0 is DDIM: nothing random after x_T. eta = 1 is DDPM. Leaving out times is only another grid.
 
@@ -14,7 +15,8 @@ A second-order step (DPM-Solver++(2M), arXiv:2211.01095; eta = 0) is the same st
 guess at the previous time r > t, and follows the line through both guesses to the middle of the stride from t to s, in
 lambda = log sqrt(alpha / (1 - alpha)):
 
-    x0_mid = x0_hat(t) + (lambda_s - lambda_t) / (lambda_t - lambda_r) (x0_hat(t) - x0_hat(r)) / 2
+    x0_mid = x0_hat(t) + k (x0_hat(t) - x0_hat(r)) / 2
+    k      = (lambda_s - lambda_t) / (lambda_t - lambda_r)
 
 The state x_t keeps its dtype, float32 or float64, whatever the network computes in: the error of one call in bf16 stays
 small, while the error of a state that is rounded to bf16 at every step grows with every step.
@@ -279,7 +281,8 @@ def encode(model: Denoiser, schedule: Schedule, x0: Tensor, tau: Sequence[int], 
 
     From s to the next time t > s, with eps predicted from x_s:
 
-        x_t = sqrt(alpha_t) (x_s - sqrt(1 - alpha_s) eps) / sqrt(alpha_s) + sqrt(1 - alpha_t) eps
+        x0_hat = (x_s - sqrt(1 - alpha_s) eps) / sqrt(alpha_s)
+        x_t    = sqrt(alpha_t) x0_hat + sqrt(1 - alpha_t) eps
 
     The way down calls the model at t and the way up at s, so the two differ: the less the finer the grid is, and far
     less if both are second-order. At s = 0 the model is called at time 1, the lowest it knows.
@@ -326,9 +329,9 @@ def lerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
 def slerp(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor) -> Tensor:
     """On the great circle from a to b (DDIM, eq. 67), for each weight w, `[len(weights), *a.shape]`:
 
-        sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b,       theta the angle between a and b
+        sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b
 
-    a and b are each taken as one vector. If they point in the same direction this is `lerp`.
+    with theta the angle between a and b, which are each taken as one vector. If they point in the same direction this is `lerp`.
 
     Raises:
         ValueError: shapes that differ, a vector of zeros, or vectors that point in opposite directions.

@@ -6,7 +6,7 @@ Time runs over the integers t = 0, 1, ..., T. A schedule is the decreasing seque
 
 and an image x_0 noised to time t is (DDIM, eq. 4; DDPM, eq. 4, where alpha_t is written alpha-bar_t)
 
-    x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps,        eps ~ N(0, I).                (equation 1)
+    x_t = sqrt(alpha_t) x_0 + sqrt(1 - alpha_t) eps,    eps ~ N(0, I)    (equation 1).
 
 Any two of x_0, x_t and eps determine the third. Coefficients are computed in float64 and applied in the dtype of
 the tensors they multiply.
@@ -136,8 +136,9 @@ class Schedule:
             Two floats for an int t, else two tensors `[B, 1, ..., 1]`. Nothing is copied from the device.
 
         Raises:
-            TypeError: t is not an integer. ValueError: t outside 0..T or of the wrong shape. Times in the memory
-            of a GPU are not read back for this check; out of range, they make the kernel that gathers fail.
+            TypeError: t is not an integer.
+            ValueError: t outside 0..T or of the wrong shape. Times in the memory of a GPU are not read back for this
+                check; out of range, they make the kernel that gathers fail.
         """
         if not isinstance(t, Tensor) or t.ndim == 0:
             a = self.alpha[self.check_time(t)].item()

@@ -41,7 +41,8 @@ class Threefry:
     counter is (k, d) for the pair k of the d-th draw. From each pair come two independent normal values (Box and Muller,
     1958), computed in float64 and rounded to float32:
 
-        r = sqrt(-2 log((a + 1/2) / 2^32)),    phi = 2 pi b / 2^32,    z_2k = r cos(phi),    z_2k+1 = r sin(phi)
+        r = sqrt(-2 log((a + 1/2) / 2^32)),    phi = 2 pi b / 2^32
+        z_2k = r cos(phi),    z_2k+1 = r sin(phi)
 
     The words are exact in every language. Logarithm, sine and cosine may differ in their last bit in float64, which the
     rounding to float32 hides, but for one value in some hundred million, which then differs by its own last bit.

@@ -22,7 +22,8 @@ def assets() -> Path:
 def manifest() -> dict[str, dict]:
     """What the folder holds: name -> {"file", "sha256"} for weights, file name -> {"sha256"} for data.
 
-    Raises CheckpointError: the manifest is missing, or is not one.
+    Raises:
+        CheckpointError: the manifest is missing, or is not one.
     """
     path = assets() / "manifest.json"
     try:

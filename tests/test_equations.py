@@ -925,7 +925,7 @@ def test_family_eta(eta):
 @chains
 @holds("eq-family-forward")
 def test_family_forward(chain):
-    """The regression of x_t on x_{t-1} and x_0 from the joint covariance, and that x_0 drops out only at eta = 1."""
+    """The regression of x_t on the state before it and on x_0 from the joint covariance, and that x_0 drops out only at eta = 1."""
     a = chain.a
     for t in range(2, chain.n + 1):
         s, C = t - 1, chain.q
@@ -1033,7 +1033,7 @@ def test_mean_is_best(t):
 
 @holds("eq-gamma-limit")
 def test_gamma_limit():
-    """eta squared times the weight, for smaller and smaller eta."""
+    """The weight times eta squared, for smaller and smaller eta."""
     for t in range(2, len(SHORT)):
         one = Chain(SHORT, 1.0, BAD).sigma[t]
         root = math.sqrt(SHORT[t - 1] * (1 - SHORT[t]) / SHORT[t]) - math.sqrt(1 - SHORT[t - 1])
